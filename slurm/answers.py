@@ -1,0 +1,115 @@
+"""The commands that answer from what is there: table, report."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from slurm.status import log_path
+from slurm.terminal import DEFAULT_ROOT, Opened, Root, Sets, StudyPath, open_study, out
+from toolkit.plan import CellState, folder, survey
+from toolkit.study import axes
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class Format(StrEnum):
+    """How a table is written."""
+
+    markdown = "markdown"
+    csv = "csv"
+    latex = "latex"
+    parquet = "parquet"
+
+
+def table(
+    study: StudyPath,
+    root: Root = DEFAULT_ROOT,
+    sets: Sets = None,
+    rows: Annotated[str, typer.Option(help="Columns that label the rows of a pivot, comma-separated.")] = "",
+    cols: Annotated[str, typer.Option(help="Columns that label its columns, comma-separated.")] = "",
+    values: Annotated[str, typer.Option(help="What it shows: a metric, or value, stderr, n, state.")] = "value",
+    where: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Keep these rows; may be repeated.")
+    ] = None,
+    mean_over: Annotated[str, typer.Option(help="Axes to average over, comma-separated.")] = "",
+    format_: Annotated[Format, typer.Option("--format", help="How to write it.")] = Format.markdown,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The file to write (needed for parquet).")
+    ] = None,
+) -> None:
+    """One row a measurement, or a pivot of it. Cells that were not run are shown as such.
+
+    Example: `tidemark table STUDY --rows step --cols model --values exact_match --where task=all`
+    """
+    from toolkit.analysis import formats, pivot
+
+    opened = open_study(study, root, sets)
+    long = measured(opened, survey(opened.root, opened.study.name, opened.cells))
+    chosen = pivot.parse_where(where or [])
+    if rows or cols:
+        data = pivot.pivot(long, _names(rows), _names(cols), values, chosen, _names(mean_over))
+    else:
+        data = pivot.choose(long, chosen)
+    if format_ is Format.parquet:
+        if output is None:
+            raise ValueError("parquet needs a file: -o TABLE.parquet")
+        formats.to_parquet(data, output)
+        return
+    text = {Format.markdown: formats.to_markdown, Format.csv: formats.to_csv, Format.latex: formats.to_latex}[format_](
+        data
+    )
+    if output is not None:
+        output.write_text(text, encoding="utf-8")
+    else:
+        typer.echo(text, nl=not text.endswith("\n"))
+
+
+def report(
+    study: StudyPath,
+    root: Root = DEFAULT_ROOT,
+    sets: Sets = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The file; ROOT/STUDY.html by default.")] = None,
+) -> None:
+    """One HTML file that opens offline: lineage, curves over checkpoints, the table, failures, provenance.
+
+    Example: `tidemark report configs/studies/quickstart.yaml -o report.html`
+    """
+    from toolkit.analysis.report import write_report
+
+    opened = open_study(study, root, sets)
+    states = survey(opened.root, opened.study.name, opened.cells)
+    done = [cell for cell in opened.cells if states[cell.fingerprint].state == "done"]
+    failed = [cell for cell in opened.cells if states[cell.fingerprint].state == "failed"]
+    logs = {cell.fingerprint: log_path(opened.root, cell) for cell in failed}
+    path = write_report(
+        output or opened.root / f"{opened.study.name}.html",
+        name=opened.study.name,
+        text="".join(f"# --set {word}\n" for word in sets or ()) + study.read_text(encoding="utf-8"),
+        cells=opened.cells,
+        states=states,
+        folders={cell.fingerprint: folder(opened.root, cell) for cell in done},
+        axes=axes(opened.cells),
+        logs={print_: path.read_text(errors="replace")[-4000:] for print_, path in logs.items() if path},
+        index=_index(opened),
+    )
+    out.print(f"report: {escape(str(path))}")
+
+
+def measured(opened: Opened, states: dict[str, CellState]) -> "pa.Table":
+    """The long table of a study, through the root's index."""
+    from toolkit.analysis.table import measure
+
+    folders = {c.fingerprint: folder(opened.root, c) for c in opened.cells if states[c.fingerprint].state == "done"}
+    return measure(opened.cells, states, folders, axes(opened.cells), _index(opened))
+
+
+def _index(opened: Opened) -> Path:
+    return opened.root / "index" / f"rows-{opened.study.name}.parquet"
+
+
+def _names(words: str) -> list[str]:
+    return [word.strip() for word in words.split(",") if word.strip()]

@@ -1,0 +1,44 @@
+"""The command `tidemark`: which commands there are. Heavy libraries are imported by those that need them.
+
+Exit status: 0 all is well, 1 the study or the question is wrong, 2 the command line is, 3 cells failed or artifacts are
+damaged, 4 another launch is at work, 130 interrupted.
+"""
+
+import os
+import sys
+
+import typer
+from rich.markup import escape
+
+from slurm import answers, commands, upkeep
+from slurm.terminal import INTERRUPTED, err
+
+app = typer.Typer(
+    name="tidemark",
+    help="Checkpoint-dynamics studies of language models: one YAML file, `tidemark launch`, `tidemark report`.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+for command in (
+    commands.plan, commands.launch, commands.status, commands.why, commands.logs,
+    answers.table, answers.report, upkeep.verify, upkeep.adopt, upkeep.clean,
+):  # fmt: skip
+    app.command()(command)
+
+
+def main() -> None:
+    """The entry point: errors of the user are sentences, errors of ours are tracebacks."""
+    try:
+        app()
+    except (ValueError, PermissionError) as error:
+        if os.environ.get("TIDEMARK_DEBUG"):
+            raise
+        err.print(f"[red]error:[/] {escape(str(error))}")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,218 @@
+"""The commands that run a study and follow it: plan, launch, status, why, logs."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from slurm import status as status_module
+from slurm.terminal import (
+    DEFAULT_ROOT,
+    FAILED,
+    RUNNING,
+    AsJson,
+    CellName,
+    Opened,
+    Root,
+    Sets,
+    StudyPath,
+    err,
+    find_cell,
+    open_study,
+    out,
+    print_json,
+    stop,
+)
+from toolkit import plan as plan_module
+from toolkit.manifest import index
+
+
+def plan(
+    study: StudyPath,
+    root: Root = DEFAULT_ROOT,
+    sets: Sets = None,
+    as_json: AsJson = False,
+    graph: Annotated[Path | None, typer.Option(help="Write the stages and what joins them as an SVG file.")] = None,
+) -> None:
+    """What a launch would do: per stage the cells that are done, new, running, failed or blocked, and why new ones are new.
+
+    Example: `tidemark plan configs/studies/quickstart.yaml --set tuned.lr=2e-3`
+    """
+    from toolkit import provenance
+
+    opened = open_study(study, root, sets)
+    states = plan_module.survey(opened.root, opened.study.name, opened.cells)
+    records, problems = index.records(opened.root)
+    stages = plan_module.plan(opened.cells, states, records, provenance.identity())
+    if graph is not None:
+        from toolkit.analysis.graph import dag_svg
+
+        graph.write_text(dag_svg(stages), encoding="utf-8")
+    if as_json:
+        print_json(
+            [{**vars(stage), "states": dict(stage.states), "differences": dict(stage.differences)} for stage in stages]
+        )
+    else:
+        _print_plan(stages)
+    for problem in problems:
+        err.print(f"[red]damaged:[/] {escape(problem)}")
+
+
+def _print_plan(stages: list[plan_module.StagePlan]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    columns = ("cells", "new", "cached", "drifted", "running", "failed", "blocked")
+    table.add_column("stage")
+    table.add_column("job")
+    for name in columns:
+        table.add_column(name, justify="right")
+    table.add_column("axes")
+    for stage in stages:
+        done, states = stage.states["done"], stage.states
+        numbers = (states.total(), states["never-run"], done - stage.drifted, stage.drifted)
+        more = (states["running"], states["failed"], states["blocked"])
+        shown = [str(n) if n else "·" for n in (*numbers, *more)]
+        table.add_row(stage.stage, stage.job, *shown, ", ".join(stage.axes))
+    out.print(table)
+    for stage in stages:
+        for line, count in stage.differences.most_common(8):
+            out.print(
+                f"  [bold]{escape(stage.stage)}[/]: {escape(line)}" + (f" [dim]({count} cells)[/]" if count > 1 else "")
+            )
+
+
+def launch(
+    study: StudyPath,
+    root: Root = DEFAULT_ROOT,
+    sets: Sets = None,
+    workers: Annotated[int, typer.Option(min=1, help="How many workers pull stages side by side.")] = 1,
+) -> None:
+    """Run what is missing, on this machine, and show how it goes. Launching again resumes.
+
+    Example: `tidemark launch configs/studies/quickstart.yaml --workers 2`
+    """
+    from slurm import launch as launch_module
+
+    opened = open_study(study, root, sets)
+    states = plan_module.survey(opened.root, opened.study.name, opened.cells) if opened.root.is_dir() else {}
+    if states and all(state.state == "done" for state in states.values()):
+        out.print(f"nothing to do: all {len(opened.cells)} cells of {opened.study.name} are done")
+        return
+    try:
+        started = launch_module.launch_local(opened.root, opened.study, opened.cells, workers)
+    except launch_module.AlreadyRunning as error:
+        stop(str(error), RUNNING)
+    _follow(opened, launch_module.follow, started)
+    _finish(opened, started.complaints())
+
+
+def _follow(opened: Opened, follow: Any, started: Any) -> None:
+    def read() -> status_module.Status:
+        return status_module.read(opened.root, opened.study.name, opened.cells)
+
+    if out.is_terminal:
+        with Live(console=out, auto_refresh=False) as live:
+            follow(started, lambda: live.update(status_module.render(read()), refresh=True))
+    else:
+        teller = status_module.Teller()
+        follow(started, lambda: [out.print(escape(line)) for line in teller.news(read())])
+
+
+def _finish(opened: Opened, complaints: list[str]) -> None:
+    """Say what was reached, and exit accordingly."""
+    status = status_module.read(opened.root, opened.study.name, opened.cells)
+    for complaint in complaints:
+        err.print(f"[red]{escape(complaint)}[/]")
+    counts = {state: len(status.in_state(state)) for state in plan_module.STATES}
+    out.print(", ".join(f"{count} {state}" for state, count in counts.items() if count))
+    if counts["failed"]:
+        first = status.in_state("failed")[0].name
+        stop(
+            f"{counts['failed']} cells failed; `tidemark why STUDY {first!r}` tells why; launch again to retry", FAILED
+        )
+    if counts["done"] < sum(counts.values()):
+        stop("the workers ended before the study was done; launch again to resume", FAILED)
+
+
+def status(
+    study: StudyPath,
+    root: Root = DEFAULT_ROOT,
+    sets: Sets = None,
+    as_json: AsJson = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on showing it, until Ctrl-C.")] = False,
+) -> None:
+    """How far a study is: cells per stage and state, what runs (step, tokens/s, ETA), what failed.
+
+    Example: `tidemark status configs/studies/quickstart.yaml --watch`
+    """
+    opened = open_study(study, root, sets)
+    found = status_module.read(opened.root, opened.study.name, opened.cells)
+    if as_json:
+        print_json(found.as_json())
+    elif not watch:
+        out.print(status_module.render(found))
+    else:
+        with Live(console=out, auto_refresh=False, screen=False) as live:
+            while True:
+                live.update(status_module.render(found), refresh=True)
+                time.sleep(1)
+                found = status_module.read(opened.root, opened.study.name, opened.cells)
+
+
+def why(study: StudyPath, cell: CellName, root: Root = DEFAULT_ROOT, sets: Sets = None) -> None:
+    """Why a cell is in the state that it is in: the type of a failure, its message, the remedy, the end of its log.
+
+    Example: `tidemark why configs/studies/quickstart.yaml 'tuned[step=100]'`
+    """
+    from toolkit.failures import POLICY, Failure
+
+    opened = open_study(study, root, sets)
+    found = find_cell(opened, cell)
+    state = plan_module.survey(opened.root, opened.study.name, opened.cells)[found.fingerprint]
+    out.print(f"[bold]{escape(found.name)}[/] is {state.state}  [dim]{found.job} {found.fingerprint[:12]}[/]")
+    out.print(f"folder: {escape(str(plan_module.folder(opened.root, found)))}")
+    if state.state == "failed":
+        out.print(f"{state.reason} in attempt {state.attempt}: {escape(state.message)}")
+        out.print(f"remedy: {POLICY[Failure(state.reason)].remedy}")
+    elif state.state == "blocked":
+        out.print(escape(state.message))
+    elif state.state == "never-run":
+        waiting = [c.name for c in found.inputs.values() if not plan_module.folder(opened.root, c).is_dir()]
+        out.print(f"waits for {escape(', '.join(waiting))}" if waiting else "nothing is in its way: launch runs it")
+    path = status_module.log_path(opened.root, found)
+    if path is not None:
+        out.print(f"[dim]the end of {escape(str(path))}:[/]")
+        out.print(escape("\n".join(path.read_text(errors="replace").splitlines()[-15:])))
+
+
+def logs(
+    study: StudyPath,
+    cell: CellName,
+    root: Root = DEFAULT_ROOT,
+    sets: Sets = None,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on printing, until Ctrl-C.")] = False,
+) -> None:
+    """What a cell's latest attempt printed.
+
+    Example: `tidemark logs configs/studies/quickstart.yaml pretrained -f`
+    """
+    opened = open_study(study, root, sets)
+    found = find_cell(opened, cell)
+    shown = 0
+    while True:
+        path = status_module.log_path(opened.root, found)
+        if path is None and not follow:
+            raise ValueError(f"{found.name} has no log: it was never run, or it is an adopted folder")
+        if path is not None:
+            with path.open(errors="replace") as file:
+                file.seek(shown)
+                sys.stdout.write(file.read())
+                sys.stdout.flush()
+                shown = file.tell()
+        if not follow:
+            return
+        time.sleep(0.5)

@@ -1,0 +1,113 @@
+"""Launch a study on this machine: workers through submitit's local executor, which run the code that Slurm jobs run.
+
+The submission is written before and after the workers are started, so that a launch killed in between leaves a trace,
+and a second launch of a study that is being run is refused.
+"""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from slurm import submissions
+from slurm.worker import work
+from toolkit import provenance
+from toolkit.manifest import adopt, claims
+from toolkit.manifest.files import write_atomic
+from toolkit.manifest.files import check_root
+from toolkit.plan import folder
+from toolkit.study import Cell, Study
+
+MINUTES = 60 * 24 * 365  # submitit wants a time limit; on one's own machine there is none
+
+
+class AlreadyRunning(ValueError):
+    """Another launch of the study is at work."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """A submission and the submitit jobs of its workers."""
+
+    number: int
+    jobs: Sequence[Any]
+
+    def alive(self) -> bool:
+        """Whether a worker still runs."""
+        return any(not job.done() for job in self.jobs)
+
+    def complaints(self) -> list[str]:
+        """The last lines of each worker that died of an error instead of running out of work."""
+        found = []
+        for job in self.jobs:
+            if job.done() and not job.paths.result_pickle.exists():
+                found.append(f"worker {job.job_id} was killed")
+            elif job.done() and job.exception() is not None:
+                found.append(f"worker {job.job_id}: {str(job.exception()).strip()[-1500:]}")
+        return found
+
+
+def adopt_folders(root: Path, cells: Sequence[Cell]) -> None:
+    """Make the files and folders that a study points to artifacts, before any worker looks for them."""
+    for cell in cells:
+        if cell.source is not None and not folder(root, cell).is_dir():
+            adopt.adopt(root, path=cell.source, label=cell.label)
+
+
+def launch_local(root: Path, study: Study, cells: Sequence[Cell], workers: int) -> Launch:
+    """Start `workers` worker processes for a study and return at once.
+
+    Raises:
+        AlreadyRunning: another launch of this study is at work.
+        ValueError: the root cannot be written.
+    """
+    import submitit
+
+    check_root(root)
+    number = None
+    while number is None:
+        running = submissions.active(root, study.name)
+        if running is not None:
+            raise AlreadyRunning(_already(root, study.name, running))
+        number = submissions.prepare(root, study, {"workers": workers})
+    adopt_folders(root, cells)
+    lock = submissions.folder(root, study.name) / f"{number}-environment.txt"
+    write_atomic(lock, "\n".join(provenance.environment()).encode())
+    gpus = visible_gpus()
+    executor = submitit.LocalExecutor(submissions.folder(root, study.name) / f"{number}-workers")
+    started = []
+    for i in range(workers):
+        mine = gpus[i::workers]
+        executor.update_parameters(timeout_min=MINUTES, gpus_per_node=len(mine), visible_gpus=mine)
+        started.append(executor.submit(work, root, study.name, number))
+    submissions.submitted(root, study.name, number, [claims.identity(int(job.job_id)) for job in started])
+    return Launch(number=number, jobs=started)
+
+
+def _already(root: Path, study: str, number: int) -> str:
+    who = submissions.read(root, study, number)["who"]
+    return (
+        f"study {study!r} is being run already: launch {number}, started by process {who['pid']} on {who['host']};"
+        " `tidemark status STUDY --watch` shows it; launch again once it has ended"
+    )
+
+
+def visible_gpus() -> list[int]:
+    """The GPUs that this process may use, without importing torch; submitit hides all that are not named to it."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [int(number) for number in chosen.split(",") if number.strip().isdigit()]
+    try:
+        return list(range(len(os.listdir("/proc/driver/nvidia/gpus"))))
+    except FileNotFoundError:
+        return []
+
+
+def follow(launch: Launch, draw: Callable[[], None], seconds: float = 0.5) -> None:
+    """Call `draw` until the workers have ended, and once more."""
+    while launch.alive():
+        draw()
+        time.sleep(seconds)
+    draw()

@@ -1,0 +1,128 @@
+"""The commands that look after a root: verify, adopt, clean."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from slurm import submissions
+from slurm.terminal import DEFAULT_ROOT, FAILED, RUNNING, Root, Sets, err, open_study, out, stop
+from toolkit.expand import slug
+from toolkit.manifest import adopt as adoption
+from toolkit.manifest import index, record
+from toolkit.manifest.files import check_root, discard
+from toolkit.plan import folder
+
+
+def verify(
+    study: Annotated[Path | None, typer.Argument(metavar="[STUDY]", help="Only this study's artifacts.")] = None,
+    root: Root = DEFAULT_ROOT,
+    sets: Sets = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Compare sizes only; do not read the files.")] = False,
+) -> None:
+    """Hold every file of every artifact against its record: missing, extra, cut or changed files are listed.
+
+    Example: `tidemark verify configs/studies/quickstart.yaml`
+    """
+    root = root.expanduser().absolute()
+    folders = sorted(_artifacts(root))
+    if study is not None:
+        wanted = {folder(root, cell) for cell in open_study(study, root, sets).cells}
+        folders = [path for path in folders if path in wanted]
+    wrong = 0
+    for path in folders:
+        problems = record.verify(path, deep=not quick)
+        wrong += bool(problems)
+        for problem in problems:
+            err.print(f"[red]{escape(str(path.relative_to(root)))}[/]: {escape(problem)}")
+    out.print(f"{len(folders)} artifacts, {wrong} damaged")
+    if wrong:
+        stop("move each damaged folder away and launch again to make it anew", FAILED)
+
+
+def _artifacts(root: Path) -> Iterator[Path]:
+    for job, names in index.committed(root).items():
+        for name in names.values():
+            yield root / "artifacts" / job / name
+
+
+def adopt(
+    path: Annotated[Path, typer.Argument(help="A file or folder of weights, data or results; it stays where it is.")],
+    root: Root = DEFAULT_ROOT,
+    label: Annotated[str, typer.Option(help="What its artifact is called; the name of PATH by default.")] = "",
+) -> None:
+    """Make existing files an artifact, without copying them: their digests are recorded, so that a change is seen.
+
+    A study uses them as `{path: PATH}`; what it points to is adopted by `launch` as well.
+
+    Example: `tidemark adopt ../models/OLMo-1B`
+    """
+    root = root.expanduser().absolute()
+    check_root(root)
+    made = adoption.adopt(root, path=path, label=slug(label or path.resolve().name))
+    out.print(f"{escape(str(made))}  [dim]{record.read(made)['fingerprint']}[/]")
+
+
+def clean(
+    root: Root = DEFAULT_ROOT,
+    unused: Annotated[
+        bool, typer.Option("--unused", help="Also artifacts that no launched study names any more.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Free it without asking.")] = False,
+) -> None:
+    """Free what nothing needs: it lists folders and sizes first and asks. What a kept record reads is never touched.
+
+    Example: `tidemark clean --unused`
+    """
+    root = root.expanduser().absolute()
+    for study in _studies(root):
+        if submissions.active(root, study) is not None:
+            stop(f"study {study!r} is being run: clean once it has ended", RUNNING)
+    candidates = [*_leftovers(root), *(_unused(root) if unused else ())]
+    sizes = [_size(path) for path in candidates]
+    for path, size in zip(candidates, sizes, strict=True):
+        out.print(f"{size / 1e6:10,.1f} MB  {escape(str(path.relative_to(root)))}")
+    out.print(f"{sum(sizes) / 1e6:10,.1f} MB in {len(candidates)} folders")
+    if candidates and (yes or typer.confirm("free it?")):
+        for path in candidates:
+            discard(path)
+
+
+def _studies(root: Path) -> list[str]:
+    return sorted(path.name for path in (root / "submissions").glob("*") if path.is_dir())
+
+
+def _leftovers(root: Path) -> list[Path]:
+    """Work folders of cells that are committed, and folders that were being removed when the process died."""
+    done = {short for names in index.committed(root).values() for short in names}
+    work = [
+        path for path in (root / "work").glob("*") if path.name in done or path.name.startswith((".trash-", "adopt-"))
+    ]
+    return sorted([*work, *(root / "artifacts").glob("*/.trash-*")])
+
+
+def _unused(root: Path) -> list[Path]:
+    """Artifacts that are in no study's latest launch and that no artifact which is kept was made from."""
+    records, problems = index.records(root)
+    if problems:
+        raise ValueError(f"a record cannot be read, so what it needs is unknown: {problems[0]}")
+    named = {
+        cell.fingerprint
+        for study in _studies(root)
+        for cell in submissions.cells(root, study, submissions.numbers(root, study)[-1])
+    }
+    kept: set[str] = set()
+    waiting = [p for p in records if p in named]
+    while waiting:
+        fingerprint = waiting.pop()
+        if fingerprint in records and fingerprint not in kept:
+            kept.add(fingerprint)
+            waiting += json.loads(records[fingerprint].inputs).values()
+    return sorted(root / "artifacts" / made.folder for p, made in records.items() if p not in kept)
+
+
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file() and not file.is_symlink())

@@ -1,0 +1,1 @@
+"""Pure library of Tidemark: knows no job, no Slurm and no submitit."""

@@ -1,0 +1,179 @@
+"""What is there and what is to be done: the state of every cell, derived from artifacts, claims and events.
+
+Nothing here is stored. A cell is done when its artifact's folder exists; it runs when its latest claim is unfinished
+and its process lives; it failed when its latest attempt says so; it is blocked when something upstream failed.
+"""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from toolkit.fingerprint import SHORT
+from toolkit.manifest import claims, index, record
+from toolkit.study import Cell
+
+STATES = ("done", "running", "failed", "blocked", "never-run")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CellState:
+    """`reason` is a failure's type, `message` its sentence; for a blocked cell, which upstream cell failed."""
+
+    state: str
+    reason: str = ""
+    message: str = ""
+    attempt: int = 0
+    worker: str = ""
+
+
+DONE = CellState(state="done")
+NEVER = CellState(state="never-run")
+
+
+def survey(root: Path, study: str, cells: Sequence[Cell]) -> dict[str, CellState]:
+    """Fingerprint -> state, for cells that stand after their inputs."""
+    committed = index.committed(root)
+    events = index.attempts_state(root, study)
+    claimed = claims.all_claims(root)
+    states: dict[str, CellState] = {}
+    for cell in cells:
+        print_ = cell.fingerprint
+        if print_[:SHORT] in committed.get(cell.job, ()):
+            states[print_] = DONE
+            continue
+        state = _unfinished(root, print_, claimed.get(print_[:SHORT], 0), events.get(print_))
+        if state is NEVER:
+            state = next((s for s in (_blocked_by(c, states) for c in cell.inputs.values()) if s), NEVER)
+        states[print_] = state
+    return states
+
+
+def _blocked_by(upstream: Cell, states: Mapping[str, CellState]) -> CellState | None:
+    above = states[upstream.fingerprint]
+    if above.state == "failed":
+        return CellState(state="blocked", reason="UPSTREAM", message=f"{upstream.name} failed ({above.reason})")
+    return above if above.state == "blocked" else None
+
+
+def _unfinished(root: Path, print_: str, claimed: int, said: index.Attempt | None) -> CellState:
+    if claimed and (said is None or said.attempt < claimed or said.event == "started"):
+        info = claims.read_claim(root, print_[:SHORT], claimed)
+        if info is not None and claims.liveness(info) is not False:
+            return CellState(state="running", attempt=claimed, worker=str(info.get("worker", "")))
+        return NEVER
+    if said is not None and said.event == "failed":
+        return CellState(
+            state="failed", reason=said.reason, message=said.message, attempt=said.attempt, worker=said.worker
+        )
+    return NEVER
+
+
+def folder(root: Path, cell: Cell) -> Path:
+    """Where the artifact of a cell is or will be."""
+    return record.artifact_folder(root, cell.job, cell.label, cell.fingerprint)
+
+
+def remaining(cells: Sequence[Cell]) -> dict[str, int]:
+    """Fingerprint -> how many cells the longest chain that starts with it has: what holds up most comes first."""
+    longest: dict[str, int] = {}
+    for cell in reversed(cells):
+        mine = longest.setdefault(cell.fingerprint, 1)
+        for upstream in cell.inputs.values():
+            longest[upstream.fingerprint] = max(longest.get(upstream.fingerprint, 1), mine + 1)
+    return longest
+
+
+@dataclass(kw_only=True)
+class StagePlan:
+    """One line of `tidemark plan`. `differences` counts how its new and drifted cells differ from cached ones."""
+
+    stage: str
+    job: str
+    axes: list[str] = field(default_factory=list)
+    inputs: list[str] = field(default_factory=list)
+    states: Counter[str] = field(default_factory=Counter)
+    drifted: int = 0
+    differences: Counter[str] = field(default_factory=Counter)
+
+
+def plan(
+    cells: Sequence[Cell],
+    states: Mapping[str, CellState],
+    records: Mapping[str, index.Summary],
+    now: Mapping[str, Any],
+) -> list[StagePlan]:
+    """Stage by stage, what a launch would do.
+
+    Args:
+        records: fingerprint -> summary of every committed artifact under the root (`index.records`).
+        now: the identity of this installation (`provenance.identity`); a cell made with another one has drifted.
+    """
+    near = _Neighbours(records)
+    found: dict[str, StagePlan] = {}
+    for cell in cells:
+        stage = found.setdefault(cell.stage, StagePlan(stage=cell.stage, job=cell.job))
+        stage.axes = list(dict.fromkeys([*stage.axes, *cell.coords]))
+        stage.inputs = list(dict.fromkeys([*stage.inputs, *(c.stage for c in cell.inputs.values())]))
+        state = states[cell.fingerprint].state
+        stage.states[state] += 1
+        if state != "done":
+            stage.differences.update(near.differences(cell))
+        elif cell.source is None and cell.fingerprint in records:
+            drift = compare(json.loads(records[cell.fingerprint].provenance).get("identity", {}), now)
+            stage.drifted += bool(drift)
+            stage.differences.update(drift)
+    return list(found.values())
+
+
+class _Neighbours:
+    """Finds the cached artifact that a new cell is closest to: the same point of the same stage, or else the same job."""
+
+    def __init__(self, records: Mapping[str, index.Summary]) -> None:
+        self.by_place: dict[str, index.Summary] = {}
+        self.by_job: defaultdict[str, list[index.Summary]] = defaultdict(list)
+        for made in records.values():
+            provenance = json.loads(made.provenance)
+            self.by_job[made.job].append(made)
+            if "stage" in provenance:
+                self.by_place[_place(provenance["stage"], provenance["coords"])] = made
+
+    def differences(self, cell: Cell, most: int = 50) -> list[str]:
+        """How the cell differs from its neighbour; nothing if no artifact of its job is there. `most` bounds the search."""
+        made = self.by_place.get(_place(cell.stage, cell.coords))
+        if made is None:
+            some = self.by_job[cell.job][:most]
+            made = min(some, key=lambda m: len(compare(json.loads(m.spec), cell.spec)), default=None)
+        if made is None:
+            return []
+        inputs = {name: upstream.fingerprint[:SHORT] for name, upstream in cell.inputs.items()}
+        were = {name: print_[:SHORT] for name, print_ in json.loads(made.inputs).items()}
+        version = json.loads(made.provenance).get("version", cell.version)
+        return (
+            compare({"VERSION": version}, {"VERSION": cell.version})
+            + compare(json.loads(made.spec), cell.spec)
+            + [f"input {line}" for line in compare(were, inputs)]
+        )
+
+
+def _place(stage: str, coords: Mapping[str, Any]) -> str:
+    return f"{stage} {json.dumps(coords, sort_keys=True)}"
+
+
+def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """`["lr: 1e-05 -> 0.0001"]` for every field that differs; `-` stands for a field at its default."""
+    lines = []
+    for key in dict.fromkeys([*after, *before]):
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            lines += [f"{key}.{line}" for line in compare(old, new)]
+        elif old != new:
+            lines.append(f"{key}: {_show(old)} -> {_show(new)}")
+    return lines
+
+
+def _show(value: Any) -> str:
+    text = "-" if value is None else str(value)
+    return text if len(text) <= 40 else text[:37] + "..."
