@@ -4,6 +4,7 @@ Exit status: 0 all is well, 1 the study or the question is wrong, 2 the command 
 damaged, 4 another launch is at work, 130 interrupted.
 """
 
+import gc
 import os
 import sys
 
@@ -29,6 +30,7 @@ for command in (
 
 def main() -> None:
     """The entry point: errors of the user are sentences, errors of ours are tracebacks."""
+    gc.disable()  # a command makes up to a million small objects and no cycles worth a walk through all of them
     try:
         app()
     except (ValueError, PermissionError) as error:

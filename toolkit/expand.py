@@ -189,14 +189,14 @@ def _expand_stage(
     found = []
     for coords, inputs in _join_inputs(study, name, sources, cells):
         prints = {key: cell.fingerprint for key, cell in inputs.items()}
+        clash = [axis for axis in stage.axes if axis in coords]
+        if clash:
+            text = f"the axis {clash[0]!r} comes already from an input; pin it there or choose another name"
+            raise _fail(study, text, "stages", name, "axes", clash[0])
         for variant in variants:
-            clash = coords.keys() & variant.coords.keys()
-            if clash:
-                text = f"the axis {min(clash)!r} comes already from an input; pin it there or choose another name"
-                raise _fail(study, text, "stages", name, "axes", min(clash))
             found.append(
                 Cell(
-                    stage=name, job=stage.job, version=job.VERSION, coords=coords | variant.coords, spec=variant.spec,
+                    stage=name, job=stage.job, version=job.VERSION, coords=coords | variant.coords if variant.coords else coords, spec=variant.spec,
                     inputs=inputs, fingerprint=fingerprint(stage.job, job.VERSION, variant.spec, prints),
                     label=variant.label, resources=resources,
                 )
@@ -247,11 +247,13 @@ def _axis_values(study: Study, name: str, axis: str, values: Any) -> list[tuple[
         ]
     if not isinstance(values, (list, tuple)) or not values:
         raise _fail(study, f"an axis is a list of values or a mapping of labels to fields, not {values!r}", *at)
+    seen: set[Scalar] = set()
     for i, value in enumerate(values):
         if not isinstance(value, (str, int, float, bool)):
             raise _fail(study, f"{value!r} needs a label: write the axis as a mapping {{label: value}}", *at, i)
-        if value in values[:i]:
+        if value in seen:
             raise _fail(study, f"the value {value!r} stands twice", *at, i)
+        seen.add(value)
     return [(value, {axis: value}, (*at, i)) for i, value in enumerate(values)]
 
 
@@ -311,6 +313,8 @@ def _join(
     tables: dict[tuple[str, ...], dict[tuple[Any, ...], list[tuple[Coords, Cell]]]] = {}
     shapes = list(dict.fromkeys(tuple(coords) for coords, _ in offered))
     joined = []
+    if rows == [({}, {})]:  # the first input: most stages have one
+        return [(coords, {key: cell}) for coords, cell in offered]
     for coords, inputs in rows:
         for shape in shapes:
             shared = tuple(axis for axis in shape if axis in coords)

@@ -13,6 +13,7 @@ from typing import Any
 
 from toolkit.spec import defaults
 
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 SHORT = 12  # hex digits of a fingerprint that name folders: 48 bits, checked against the whole at every look-up
 
 
@@ -51,4 +52,4 @@ def spec_fields(spec: Any) -> dict[str, Any]:
 def fingerprint(job: str, version: int, spec: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
     """64 hex digits; `spec` holds canonical non-default fields, `inputs` maps names to fingerprints."""
     identity = {"job": job, "version": version, "spec": spec, "inputs": inputs}
-    return hashlib.sha256(json.dumps(identity, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(_encode(identity).encode()).hexdigest()
