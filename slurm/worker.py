@@ -134,8 +134,7 @@ def _in_child(worker: _Worker, attempt: Attempt) -> dict[str, Any]:
     work_folder = worker.root / "work" / attempt.cell.fingerprint[:SHORT]
     out = work_folder / f"out.{attempt.number}"
     (work_folder / "state").mkdir(parents=True, exist_ok=True)
-    for stale in work_folder.glob("out.*"):
-        discard(stale)
+    _discard_stale(worker.root, work_folder)
     out.mkdir()
     reading, writing = os.pipe()
     parent = os.getpid()
@@ -161,6 +160,15 @@ def _in_child(worker: _Worker, attempt: Attempt) -> dict[str, Any]:
     elif out.exists():
         discard(out)  # before the event is logged: on a full disk this is the room that it needs
     return dict(report)
+
+
+def _discard_stale(root: Path, work_folder: Path) -> None:
+    """Remove what dead attempts left. One that may live on another host keeps its folder: emptied under its hands, it could
+    publish the half that it writes from now on."""
+    for stale in work_folder.glob("out.*"):
+        number = int(stale.name.removeprefix("out."))
+        if claims.liveness(claims.read_claim(root, work_folder.name, number)) is False:
+            discard(stale)
 
 
 def _silent_death(code: int) -> dict[str, Any]:

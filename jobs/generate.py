@@ -1,0 +1,17 @@
+"""Generate text with a model; `recipe` names the module of `toolkit.generation.recipes` that says what and how."""
+
+from pathlib import Path
+from typing import Any
+
+from toolkit.lookup import find
+from toolkit.stage import Choice, Context
+
+VERSION = 1
+CHOICE = Choice(field="recipe", package="toolkit.generation.recipes")
+WARM = ("torch", "transformers", "datasets", "pyarrow.parquet")
+
+
+def run(spec: Any, inputs: Any, out: Path, ctx: Context) -> dict[str, Any]:
+    """Hand over to the recipe, whose `Spec` and `Inputs` these are."""
+    metrics: dict[str, Any] = find(CHOICE.package, spec.recipe, "recipe").run(spec, inputs, out, ctx)
+    return metrics

@@ -1,0 +1,109 @@
+"""Answers from a Hugging Face model: rows sorted by length into batches under a token budget, padded on the left.
+
+In fp32 a row's answer does not depend on the batch it is in, so the budget is a resource, not part of an experiment.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import (
+    GenerationConfig,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteriaList,
+)
+
+from toolkit.generation.models import device_of, end_tokens
+from toolkit.generation.rows import Row
+from toolkit.generation.sampling import RowSampler, StopText, uniforms
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """How tokens are chosen: temperature 0 is greedy; `stop` are strings that end an answer and are not part of it."""
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """`tokens`: how many were generated, the one that ended the answer included; `ended`: it ended by itself."""
+
+    id: int
+    text: str
+    tokens: int
+    ended: bool
+
+
+def batches(rows: Sequence[Row], budget: int, new_tokens: int) -> list[list[Row]]:
+    """Rows from the longest to the shortest in batches of at most `budget` tokens, prompt padding and answer included.
+
+    The longest come first so that running out of memory happens at once. A row that exceeds the budget goes alone.
+    """
+    found: list[list[Row]] = []
+    room = 0
+    for row in sorted(rows, key=lambda row: (-len(row.tokens), row.id)):
+        if room < 1:
+            found.append([])
+            room = max(1, budget // (len(row.tokens) + new_tokens))
+        found[-1].append(row)
+        room -= 1
+    return found
+
+
+class Engine:
+    """A model and its tokenizer, ready to answer batches with one way of decoding."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, decoding: Decoding) -> None:
+        self.model, self.tokenizer, self.decoding = model, tokenizer, decoding
+        self.ends = end_tokens(model, tokenizer)
+        self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else next(iter(self.ends), 0)
+        # generate() would fill what is left open from the model's own defaults (sampling, penalties).
+        model.generation_config = GenerationConfig()
+        self.settings = GenerationConfig(
+            max_new_tokens=decoding.max_new_tokens,
+            do_sample=False,
+            eos_token_id=self.ends or None,
+            pad_token_id=self.pad,
+        )
+
+    @torch.inference_mode()
+    def answer(self, batch: Sequence[Row]) -> list[Answer]:
+        """One answer a row, in the order of the rows."""
+        how, width = self.decoding, max(len(row.tokens) for row in batch)
+        ids = torch.full((len(batch), width), self.pad, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for i, row in enumerate(batch):
+            ids[i, width - len(row.tokens) :] = torch.tensor(row.tokens)
+            mask[i, width - len(row.tokens) :] = 1
+        choose = LogitsProcessorList()
+        if how.temperature > 0:
+            numbers = uniforms(how.seed, [row.id for row in batch], how.max_new_tokens)
+            choose.append(RowSampler(numbers, width, how.temperature, how.top_p))
+        stopper = StopText(self.tokenizer, how.stop, width) if how.stop else None
+        generate: Any = self.model.generate
+        out = generate(
+            ids.to(device_of(self.model)),
+            attention_mask=mask.to(device_of(self.model)),
+            generation_config=self.settings,
+            logits_processor=choose,
+            stopping_criteria=StoppingCriteriaList([stopper] if stopper else []),
+        )
+        ended = stopper.ended if stopper else {}
+        return [self._read(row, out[i, width:].tolist(), ended.get(i)) for i, row in enumerate(batch)]
+
+    def _read(self, row: Row, tokens: list[int], stopped: int | None) -> Answer:
+        tokens = tokens[:stopped]
+        end = next((i for i, token in enumerate(tokens) if token in self.ends), None)
+        count = len(tokens) if end is None else end + 1
+        text = str(self.tokenizer.decode(tokens[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        for string in self.decoding.stop:
+            text = text.split(string)[0]
+        return Answer(id=row.id, text=text, tokens=count, ended=end is not None or stopped is not None)
