@@ -50,10 +50,9 @@ def table(
     opened = open_study(study, root, sets)
     long = measured(opened, survey(opened.root, opened.study.name, opened.cells))
     chosen = pivot.parse_where(where or [])
+    data: pa.Table | pivot.Pivot = pivot.choose(long, chosen)
     if rows or cols:
         data = pivot.pivot(long, _names(rows), _names(cols), values, chosen, _names(mean_over))
-    else:
-        data = pivot.choose(long, chosen)
     if format_ is Format.parquet:
         if output is None:
             raise ValueError("parquet needs a file: -o TABLE.parquet")

@@ -39,7 +39,7 @@ def plan(
     as_json: AsJson = False,
     graph: Annotated[Path | None, typer.Option(help="Write the stages and what joins them as an SVG file.")] = None,
 ) -> None:
-    """What a launch would do: per stage the cells that are done, new, running, failed or blocked, and why new ones are new.
+    """What a launch would do: per stage the cells that are cached, new, running, failed, blocked; why new ones are new.
 
     Example: `tidemark plan configs/studies/quickstart.yaml --set tuned.lr=2e-3`
     """
@@ -119,7 +119,7 @@ def _follow(opened: Opened, follow: Any, started: Any) -> None:
             follow(started, lambda: live.update(status_module.render(read()), refresh=True))
     else:
         teller = status_module.Teller()
-        follow(started, lambda: [out.print(escape(line)) for line in teller.news(read())])
+        follow(started, lambda: out.print(escape("\n".join(teller.news(read()))), end=""))
 
 
 def _finish(opened: Opened, complaints: list[str]) -> None:

@@ -95,8 +95,8 @@ def render(status: Status, most: int = 12) -> RenderableType:
         parts.append(_running(status, running[:most]))
     failed = status.in_state("failed")
     for cell in failed[:most]:
-        state = status.states[cell.fingerprint]
-        parts.append(Text.assemble((f"{state.reason} ", "bold red"), (cell.name, "bold"), f": {state.message}"))
+        known = status.states[cell.fingerprint]
+        parts.append(Text.assemble((f"{known.reason} ", "bold red"), (cell.name, "bold"), f": {known.message}"))
     hidden = max(0, len(running) - most) + max(0, len(failed) - most)
     if hidden:
         parts.append(Text(f"and {hidden} more (--json lists all)", style="dim"))

@@ -101,7 +101,8 @@ def _leftovers(root: Path) -> list[Path]:
     work = [
         path for path in (root / "work").glob("*") if path.name in done or path.name.startswith((".trash-", "adopt-"))
     ]
-    return sorted([*work, *(root / "artifacts").glob("*/.trash-*")])
+    trash = [path for pattern in ("work/*/.trash-*", "artifacts/*/.trash-*") for path in root.glob(pattern)]
+    return sorted([*work, *(path for path in trash if path.parent not in work)])
 
 
 def _unused(root: Path) -> list[Path]:

@@ -1,7 +1,7 @@
 """A worker pulls cells of one launch until nothing is left: claim, fork a child that runs and commits the stage, log.
 
-The parent imports the heavy libraries once and starts no thread; the child owns threads and devices, and its death costs
-one attempt. `work` is what submitit runs, on this machine or in a Slurm job.
+The parent imports the heavy libraries once and starts no thread; the child owns threads and devices, and its death
+costs one attempt. `work` is what submitit runs, on this machine or in a Slurm job.
 """
 
 import ctypes
@@ -163,8 +163,8 @@ def _in_child(worker: _Worker, attempt: Attempt) -> dict[str, Any]:
 
 
 def _discard_stale(root: Path, work_folder: Path) -> None:
-    """Remove what dead attempts left. One that may live on another host keeps its folder: emptied under its hands, it could
-    publish the half that it writes from now on."""
+    """Remove what dead attempts left. One that may live on another host keeps its folder: emptied under its hands, it
+    could publish the half that it writes from now on."""
     for stale in work_folder.glob("out.*"):
         number = int(stale.name.removeprefix("out."))
         if claims.liveness(claims.read_claim(root, work_folder.name, number)) is False:
