@@ -1,0 +1,17 @@
+"""Merge models: the method that the spec names is a module of `toolkit.merging.methods`."""
+
+from pathlib import Path
+from typing import Any
+
+from toolkit import lookup
+from toolkit.stage import Choice, Context
+
+VERSION = 1
+CHOICE = Choice(field="method", package="toolkit.merging.methods")
+WARM = ("torch", "transformers", "tokenizers")
+
+
+def run(spec: Any, inputs: Any, out: Path, ctx: Context) -> dict[str, Any]:
+    """The method's own `run`: fills `out` with a model folder."""
+    metrics: dict[str, Any] = lookup.find(CHOICE.package, spec.method, "method").run(spec, inputs, out, ctx)
+    return metrics

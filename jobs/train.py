@@ -1,0 +1,20 @@
+"""Train a model: the method that the spec names is a module of `toolkit.training.methods`.
+
+`resources.processes` ranks, `resources.zero` for DeepSpeed; neither changes what is computed.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from toolkit import lookup
+from toolkit.stage import Choice, Context
+
+VERSION = 1
+CHOICE = Choice(field="method", package="toolkit.training.methods")
+WARM = ("torch", "transformers.trainer", "datasets", "pyarrow.parquet", "accelerate", "trl.trainer.sft_trainer")
+
+
+def run(spec: Any, inputs: Any, out: Path, ctx: Context) -> dict[str, Any]:
+    """The method's own `run`: fills `out` with a model folder, `steps/<N>/` and `loss.parquet`."""
+    metrics: dict[str, Any] = lookup.find(CHOICE.package, spec.method, "method").run(spec, inputs, out, ctx)
+    return metrics

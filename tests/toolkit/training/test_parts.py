@@ -1,0 +1,155 @@
+"""The parts of the engine: order of rows, layout of a batch, ranks, DeepSpeed's files, and ZeRO against one process."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.toolkit.training.small import Small, context, losses, weights
+from toolkit.failures import NanLoss
+from toolkit.stage import Resources
+from toolkit.training.order import Order
+from toolkit.training.ranks import RankFailed, StopFlag, run_ranks
+from toolkit.training.recipe import Layout, lay_out
+from toolkit.training.zero import SPEC_FIELDS, deepspeed_config, layout_config
+
+
+def test_order_takes_every_row_once_a_pass_and_differs_by_seed_and_pass() -> None:
+    order = list(Order(rows=10, total=25, seed=3))
+    assert len(order) == 25
+    assert sorted(order[:10]) == sorted(order[10:20]) == list(range(10))
+    assert order[:10] != order[10:20]
+    assert order == list(Order(rows=10, total=25, seed=3))
+    passes = {tuple(list(Order(rows=10, total=20, seed=seed))[i : i + 10]) for seed in range(5) for i in (0, 10)}
+    assert len(passes) == 10  # no seed's second pass is another's first
+
+
+def test_layout_meets_the_global_batch_or_says_why_not() -> None:
+    assert lay_out(16, Resources(), 256, 4096) == Layout(micro_batch=16, accumulation=1, processes=1)
+    assert lay_out(16, Resources(), 256, 1024) == Layout(micro_batch=4, accumulation=4, processes=1)
+    assert lay_out(24, Resources(processes=2), 10**6, 4096) == Layout(micro_batch=1, accumulation=12, processes=2)
+    assert lay_out(24, Resources(processes=2, micro_batch=6), 1, 1) == Layout(
+        micro_batch=6, accumulation=2, processes=2
+    )
+    with pytest.raises(ValueError, match="global_batch 10 cannot be split over 4 processes.*1, 2, 5, 10"):
+        lay_out(10, Resources(processes=4), 1, 1)
+    with pytest.raises(
+        ValueError, match="global_batch 12 is not micro_batch 4 x accumulation x 2 processes.*1, 2, 3, 6"
+    ):
+        lay_out(12, Resources(processes=2, micro_batch=4), 1, 1)
+
+
+def test_ranks_rendezvous_and_return() -> None:
+    def work(rank: int) -> tuple[int, int]:
+        import torch
+        import torch.distributed as dist
+
+        dist.init_process_group("gloo")
+        total = torch.tensor([rank + 1])
+        dist.all_reduce(total)
+        return rank, int(total)
+
+    assert run_ranks(2, work, lambda: False, StopFlag()) == (0, 3)
+
+
+def test_a_rank_that_fails_fails_the_stage_with_its_own_exception() -> None:
+    def work(rank: int) -> None:
+        if rank == 1:
+            raise NanLoss("the loss is nan at step 3")
+        time.sleep(60)
+
+    begun = time.monotonic()
+    with pytest.raises(NanLoss, match="at step 3") as caught:
+        run_ranks(2, work, lambda: False, StopFlag())
+    assert isinstance(caught.value.__cause__, RankFailed)
+    assert "rank 1 of 2 failed" in str(caught.value.__cause__) and "in work" in str(caught.value.__cause__)
+    assert time.monotonic() - begun < 10  # the other one was not waited for
+
+
+def test_a_rank_that_is_killed_is_named() -> None:
+    def work(rank: int) -> None:
+        os.kill(os.getpid(), signal.SIGKILL) if rank == 1 else time.sleep(60)
+
+    with pytest.raises(RankFailed, match="rank 1 of 2 was killed by SIGKILL; the kernel kills what exceeds its memory"):
+        run_ranks(2, work, lambda: False, StopFlag())
+
+
+def test_ranks_die_with_their_parent(tmp_path: Path) -> None:
+    """The worker is killed: its ranks must not go on writing."""
+
+    def work(rank: int) -> None:
+        (tmp_path / f"{rank}.part").write_text(str(os.getpid()))
+        (tmp_path / f"{rank}.part").rename(tmp_path / str(rank))
+        time.sleep(60)
+
+    parent = os.fork()
+    if parent == 0:
+        run_ranks(2, work, lambda: False, StopFlag())
+        os._exit(0)
+    limit = time.monotonic() + 20
+    while len(list(tmp_path.glob("[01]"))) < 2 and time.monotonic() < limit:
+        time.sleep(0.01)
+    pids = [int((tmp_path / str(rank)).read_text()) for rank in (0, 1)]
+    os.kill(parent, signal.SIGKILL)
+    os.waitpid(parent, 0)
+    while any(alive(pid) for pid in pids) and time.monotonic() < limit:
+        time.sleep(0.01)
+    assert not any(alive(pid) for pid in pids)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that only waits to be reaped does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize("key", sorted(SPEC_FIELDS))
+def test_deepspeed_files_hold_layout_only(tmp_path: Path, key: str) -> None:
+    (tmp_path / "zero2.json").write_text(json.dumps({"zero_optimization": {"stage": 2}, key: 1}))
+    with pytest.raises(ValueError, match=f"{key}.* changes the result.*spec's field for it is {SPEC_FIELDS[key][:8]}"):
+        layout_config(2, tmp_path)
+
+
+def test_deepspeed_files_unknown_keys_and_stages(tmp_path: Path) -> None:
+    (tmp_path / "zero2.json").write_text(json.dumps({"zero_optimisation": {"stage": 2}}))
+    with pytest.raises(ValueError, match="unknown key 'zero_optimisation'; did you mean 'zero_optimization'"):
+        layout_config(2, tmp_path)
+    with pytest.raises(ValueError, match="zero is 4; valid: 0, 1, 2, 3"):
+        layout_config(4)
+    for stage in range(4):
+        assert deepspeed_config(stage, "fp32")["zero_optimization"]["stage"] == stage
+
+
+@pytest.mark.parametrize(("zero", "processes"), [(None, 2), (0, 1), (1, 2), (2, 1), (2, 2), (3, 1), (3, 2)])
+def test_ranks_and_zero_compute_what_one_process_computes(
+    small: Small, tmp_path: Path, zero: int | None, processes: int
+) -> None:
+    """fp32 over 6 steps at a high learning rate: sums in another order, so rounding (1e-7 a sum) and what grows of it."""
+    fields = {"steps": 6, "lr": 1e-2, "clip": 0.5, "keep_steps": [0]}
+    one = small.pretrain(tmp_path / "one", **fields)
+    ctx = context(tmp_path / "many", processes=processes, zero=zero, micro_batch=2)
+    many = small.pretrain(tmp_path / "many", ctx=ctx, **fields)
+    assert losses(many) == pytest.approx(losses(one), abs=3e-6)
+    for step, tolerance in (("0", 0.0), ("6", 5e-5)):
+        ours, theirs = weights(one / "steps" / step), weights(many / "steps" / step)
+        assert ours.keys() == theirs.keys()
+        assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) <= tolerance
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_fine_tuning_under_zero3_on_two_ranks(small: Small, tmp_path: Path, precision: str) -> None:
+    one = small.tune(tmp_path / "one", lr=1e-2, precision=precision)
+    ctx = context(tmp_path / "two", processes=2, zero=3, micro_batch=1)
+    two = small.tune(tmp_path / "two", lr=1e-2, precision=precision, ctx=ctx)
+    assert losses(two) == pytest.approx(losses(one), abs=5e-6 if precision == "fp32" else 3e-2)
+    assert {str(tensor.dtype) for tensor in weights(two).values()} == {"torch.float32"}
+
+
+def test_nan_in_a_rank_is_a_nan_loss(small: Small, tmp_path: Path) -> None:
+    with pytest.raises(NanLoss, match=r"(at|after) step \d+ of 30"):
+        small.pretrain(tmp_path, steps=30, lr=1e30, clip=1e30, ctx=context(tmp_path, processes=2))

@@ -1,0 +1,136 @@
+"""Killed anywhere, a run ends with the same bytes: weights and loss curve of the run that nobody disturbed."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.toolkit.training.small import Small, context, losses
+from toolkit.stage import Context, Interrupted
+
+STEPS = 8
+RESULTS = ("model.safetensors", "loss.parquet", "steps/3/model.safetensors")
+
+
+def start(method: str) -> Callable[..., Path]:
+    def go(small: Small, folder: Path, **more: Any) -> Path:
+        if method == "pretrain":
+            return small.pretrain(folder, steps=STEPS, keep_steps=[0, 3], **more)
+        return small.tune(folder, steps=STEPS, keep_steps=[0, 3], packing=method == "packed", **more)
+
+    return go
+
+
+@dataclass(kw_only=True)
+class Deadly(Context):
+    """Kills its process with SIGKILL when a step reports its progress: after the step, before its save."""
+
+    step: int
+
+    def progress(self, step: int, total: int, **_: Any) -> None:
+        if step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def killed_at(step: int, folder: Path, run: Callable[..., Path], small: Small) -> None:
+    """Run in a fork of this warm process, which dies at `step`."""
+    ctx = Deadly(state=context(folder).state, step=step)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            run(small, folder, ctx=ctx)
+        finally:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+
+
+def same(one: Path, other: Path) -> None:
+    for name in RESULTS:
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+
+
+def again(folder: Path) -> Path:
+    """What the worker does: an empty `out`, the same state."""
+    (folder / "out").rename(folder / f"lost-{time.monotonic_ns()}")
+    return folder
+
+
+@pytest.mark.parametrize("method", ["pretrain", "sft", "packed"])
+def test_after_sigkill(small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    run = start(method)
+    whole = run(small, tmp_path / "whole")
+    assert not (tmp_path / "whole" / "state" / "saves").exists()  # seconds pass between saves, unless asked
+    monkeypatch.setenv("TIDEMARK_SAVE_SECONDS", "0")
+    folder = tmp_path / "killed"
+    for step in (1, 3, 4, 8):
+        killed_at(step, folder, run, small)
+        again(folder)
+    out = run(small, folder)
+    same(whole, out)
+
+
+def test_a_torn_save_is_skipped(small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = start("pretrain")
+    whole = run(small, tmp_path / "whole")
+    monkeypatch.setenv("TIDEMARK_SAVE_SECONDS", "0")
+    folder = tmp_path / "torn"
+    killed_at(6, folder, run, small)
+    saves = folder / "state" / "saves"
+    assert sorted(p.name for p in saves.iterdir()) == ["4", "5"]  # two are kept
+    path = saves / "5" / "optimizer.pt"
+    path.write_bytes(path.read_bytes()[:-100])
+    again(folder)
+    with pytest.warns(UserWarning, match="save of step 5 is not used: optimizer.pt is torn"):
+        out = run(small, folder)
+    same(whole, out)
+
+
+def test_stop_request_saves_and_says_so(small: Small, tmp_path: Path) -> None:
+    run = start("pretrain")
+    whole = run(small, tmp_path / "whole")
+    ctx = context(tmp_path / "stopped")
+    ctx.stop_requested = True
+    for step in (1, 2):
+        with pytest.raises(Interrupted, match=f"saved step {step} of {STEPS}"):
+            run(small, tmp_path / "stopped", ctx=ctx)
+        again(tmp_path / "stopped")
+    ctx.stop_requested = False
+    same(whole, run(small, tmp_path / "stopped", ctx=ctx))
+
+
+def test_a_finished_run_is_not_trained_again(small: Small, tmp_path: Path) -> None:
+    """Killed between the last step and the commit."""
+    run = start("sft")
+    first = run(small, tmp_path / "a")
+    kept = first.rename(tmp_path / "first")
+    begun = time.monotonic()
+    same(kept, run(small, tmp_path / "a"))
+    assert time.monotonic() - begun < 2
+
+
+def test_another_micro_batch_goes_on_where_the_first_stopped(small: Small, tmp_path: Path) -> None:
+    run = start("pretrain")
+    whole = run(small, tmp_path / "whole")
+    ctx = context(tmp_path / "b", micro_batch=8)
+    ctx.stop_requested = True
+    with pytest.raises(Interrupted):
+        run(small, tmp_path / "b", ctx=ctx)
+    out = run(small, again(tmp_path / "b"), ctx=context(tmp_path / "b", micro_batch=2))
+    assert losses(out) == pytest.approx(losses(whole), abs=3e-6)
+
+
+@pytest.mark.parametrize("zero", [None, 3])
+def test_stop_request_reaches_the_ranks(small: Small, tmp_path: Path, zero: int | None) -> None:
+    whole = small.pretrain(tmp_path / "whole", steps=3)
+    ctx = context(tmp_path / "r", processes=2, zero=zero)
+    ctx.stop_requested = True
+    with pytest.raises(Interrupted, match="saved step 1 of 3"):
+        small.pretrain(tmp_path / "r", steps=3, ctx=ctx)
+    ctx.stop_requested = False
+    resumed = small.pretrain(again(tmp_path / "r"), steps=3, ctx=ctx)
+    assert losses(resumed) == pytest.approx(losses(whole), abs=5e-6)

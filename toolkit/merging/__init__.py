@@ -1,0 +1,1 @@
+"""Merging models: one file a method, streamed over safetensors."""

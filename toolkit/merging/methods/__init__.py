@@ -1,0 +1,1 @@
+"""One file a merge method: Spec (with `method`), Inputs, run(spec, inputs, out, ctx)."""

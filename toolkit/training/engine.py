@@ -1,0 +1,271 @@
+"""Run a Trainer on what there is: one process or several ranks, with or without DeepSpeed, exactly resumable.
+
+This is the one place that knows DeepSpeed. A method gives the numbers (`Recipe`), a model folder to start from, the
+prepared rows and a function that builds its Trainer; what it gets back is a finished folder. What survives attempts,
+all in `ctx.state`: `saves/` (to resume from), `kept/<step>/` (weights that were asked for) and, last, `loss.parquet`.
+"""
+
+import logging
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolkit.checkpoints.check import check_model
+from toolkit.checkpoints.folders import copy_file
+from toolkit.manifest.files import discard
+from toolkit.stage import Context, Interrupted
+from toolkit.training.ranks import StopFlag, run_ranks
+from toolkit.training.recipe import Layout, Recipe, lay_out
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel
+
+    from toolkit.training.exact import Exact
+
+    Load = Callable[[], PreTrainedModel]
+    Build = Callable[[dict[str, Any], Load], Exact]
+
+CPU_TOKENS, GPU_TOKENS = 4096, 16384  # tokens of a micro-batch that nobody chose
+LOSSES = "loss.parquet"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training run from the folders `source` and `tokenizer` on `rows`, the longest of which has `tokens_a_row`.
+
+    build: (arguments of a TrainingArguments, function that loads the model) -> a Trainer with `Exact` mixed in. It must
+    make the arguments before it loads: with ZeRO-3 the model is born in shards.
+    """
+
+    recipe: Recipe
+    source: Path
+    tokenizer: Path
+    rows: "Dataset"
+    tokens_a_row: int
+    build: "Build"
+
+
+def train(run: Run, out: Path, ctx: Context) -> dict[str, Any]:
+    """Train, or go on where the last attempt stopped, and fill `out`: the model, `steps/<N>/` and `loss.parquet`.
+
+    Returns:
+        metrics: steps, loss (mean of the last ten steps), tokens.
+
+    Raises:
+        ValueError: a global batch that cannot be met exactly, or bad inputs.
+        NanLoss: a loss or a weight that is not finite.
+        Interrupted: `ctx.stop_requested`; the state is saved.
+        RankFailed: a rank died.
+    """
+    if len(run.rows) == 0:
+        raise ValueError("the data set has no rows to train on")
+    budget = GPU_TOKENS if _has_cuda() else CPU_TOKENS
+    layout = lay_out(run.recipe.global_batch, ctx.resources, run.tokens_a_row, budget)
+    if not (ctx.state / LOSSES).is_file():
+        _run_all(run, layout, ctx)
+    return _assemble(run, out, ctx)
+
+
+def _run_all(run: Run, layout: Layout, ctx: Context) -> None:
+    # With a GPU even one rank is forked: CUDA stays out of this process, and Trainer, told that there is one rank, does
+    # not spread it over all visible GPUs by DataParallel.
+    if ctx.resources.zero is None and layout.processes == 1 and not _has_cuda():
+        return _rank(run, layout, ctx, lambda: ctx.stop_requested)
+    flag = StopFlag()
+    run_ranks(layout.processes, lambda rank: _in_rank(run, layout, ctx, flag), lambda: ctx.stop_requested, flag)
+
+
+def _in_rank(run: Run, layout: Layout, ctx: Context, flag: StopFlag) -> None:
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    os.environ["OMP_NUM_THREADS"] = str(ctx.resources.threads)  # accelerate would set it to 1 where it finds none
+    # Singletons of the parent, if it ever trained, say that there is one process; a rank must not inherit that.
+    for singleton in (AcceleratorState, GradientState, PartialState):
+        singleton._reset_state()
+    _rank(run, layout, ctx, lambda: bool(flag))
+
+
+def _rank(run: Run, layout: Layout, ctx: Context, stop: Callable[[], bool]) -> None:
+    """What every rank does; the plain single process is the only rank of its kind."""
+    import torch
+    from transformers import PrinterCallback
+
+    from toolkit.training.exact import attempt_folder
+    from toolkit.training.order import Order
+    from toolkit.training.saves import Saves
+    from toolkit.training.watch import Watch
+
+    settle()
+    torch.set_num_threads(ctx.resources.threads)
+    recipe, zero = run.recipe, ctx.resources.zero
+    if zero is not None:
+        _start_deepspeed()
+    saves = Saves(ctx.state, {"zero": zero, "ranks": layout.processes if zero is not None else "any"})
+    parts, newest = _from_first(lambda: (attempt_folder(ctx.state), saves.newest()), layout.processes)
+    trainer = run.build(_arguments(recipe, layout, zero, parts), lambda: _load(run.source))
+    trainer.remove_callback(PrinterCallback)
+    trainer.order = Order(rows=len(run.rows), total=recipe.steps * recipe.global_batch, seed=recipe.seed)
+    trainer.saves = saves
+    watch = Watch(trainer, recipe, run.source, run.tokenizer, ctx, stop)
+    trainer.add_callback(watch)
+    trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
+    if watch.stopped:
+        raise Interrupted(f"training was asked to stop and saved step {trainer.state.global_step} of {recipe.steps}")
+    assert trainer.state.global_step == recipe.steps, f"{trainer.state.global_step} of {recipe.steps} steps"
+    if trainer.is_world_process_zero():
+        _write_losses(trainer.state.log_history, ctx.state / LOSSES)
+
+
+def _arguments(recipe: Recipe, layout: Layout, zero: int | None, folder: Path) -> dict[str, Any]:
+    """Arguments of TrainingArguments and its subclasses; every default that could change a number is said here."""
+    from toolkit.training.zero import deepspeed_config
+
+    floor = recipe.schedule == "cosine" and recipe.final_lr_ratio > 0
+    return {
+        "output_dir": str(folder),
+        "max_steps": recipe.steps,
+        "per_device_train_batch_size": layout.micro_batch,
+        "gradient_accumulation_steps": layout.accumulation,
+        "average_tokens_across_devices": True,  # the mean is over the target tokens of the whole global batch
+        "learning_rate": recipe.lr,
+        "lr_scheduler_type": "cosine_with_min_lr" if floor else _SCHEDULES[recipe.schedule],
+        "lr_scheduler_kwargs": {"min_lr_rate": recipe.final_lr_ratio} if floor else {},
+        "warmup_steps": recipe.warmup_steps,
+        "weight_decay": recipe.weight_decay,
+        "adam_beta1": recipe.betas[0],
+        "adam_beta2": recipe.betas[1],
+        "adam_epsilon": 1e-8,
+        "max_grad_norm": recipe.clip,
+        "optim": "adamw_torch" if zero is not None else "adamw_torch_fused",
+        "bf16": recipe.precision == "bf16" and zero is None,
+        "fp16": False,
+        "seed": recipe.seed,
+        "use_cpu": not _has_cuda(),
+        "deepspeed": None if zero is None else deepspeed_config(zero, recipe.precision),
+        "save_strategy": "no",  # Watch decides
+        "logging_strategy": "steps",
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # the default puts an average in the place of a NaN
+        "include_num_input_tokens_seen": "non_padding",
+        "dataloader_pin_memory": _has_cuda(),
+        "ddp_find_unused_parameters": False,
+        "disable_tqdm": True,
+        "report_to": "none",
+    }
+
+
+_SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
+
+
+def _load(source: Path) -> "PreTrainedModel":
+    """The model in fp32. Keys were checked by `check_model`; here they are checked again, as transformers sees them."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        str(source),
+        dtype=torch.float32,
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    model, info = loaded
+    faults = {kind: keys for kind, keys in info.items() if kind != "error_msgs" and keys}
+    if faults:
+        raise ValueError(f"the weights in {source} do not fit their architecture: {faults}")
+    return model
+
+
+def _has_cuda() -> bool:
+    """Whether there is a GPU, asked without starting CUDA: a process that started it can fork no ranks."""
+    import torch
+
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    return bool(torch.cuda.is_available())
+
+
+def _start_deepspeed() -> None:
+    """Before any TrainingArguments: otherwise ZeRO-3 on several ranks believes that there is one."""
+    import deepspeed
+    from deepspeed.ops import __compatible_ops__
+
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    __compatible_ops__["deepspeed_shm_comm"] = False  # it would be compiled for 45 s; results are the same without
+    deepspeed.init_distributed(dist_backend="nccl" if _has_cuda() else "gloo", verbose=False)
+
+
+def _from_first(ask: Callable[[], Any], processes: int) -> Any:
+    """Rank 0's answer on every rank: what one rank reads of a folder, another may read differently a moment later."""
+    import torch
+
+    if processes == 1:
+        return ask()
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("nccl" if _has_cuda() else "gloo")
+    answer: list[Any] = [ask() if torch.distributed.get_rank() == 0 else None]
+    torch.distributed.broadcast_object_list(answer)
+    return answer[0]
+
+
+def settle() -> None:
+    """Before anything else of a run: no bars and no banners (`status` tells), and one thread until the ranks are there.
+
+    Hazard: OpenMP's threads do not survive a fork. A process that has used them forks ranks that hang at their first
+    large tensor.
+    """
+    import datasets
+    import torch
+    import transformers
+
+    torch.set_num_threads(1)
+
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", message=".*all_gather_into_tensor. is deprecated.*")  # DeepSpeed calls it
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing. is deprecated.*")  # TRL's default uses it
+
+
+def _write_losses(history: list[dict[str, Any]], path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    steps = [entry for entry in history if "loss" in entry]
+    table = pyarrow.table(
+        {
+            "step": pyarrow.array([e["step"] for e in steps], pyarrow.int64()),
+            "loss": pyarrow.array([e["loss"] for e in steps], pyarrow.float64()),
+            "learning_rate": pyarrow.array([e["learning_rate"] for e in steps], pyarrow.float64()),
+            "tokens": pyarrow.array([e["num_input_tokens_seen"] for e in steps], pyarrow.int64()),
+        }
+    )
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    pyarrow.parquet.write_table(table, part)
+    part.replace(path)
+
+
+def _assemble(run: Run, out: Path, ctx: Context) -> dict[str, Any]:
+    """Links, not copies: the last kept step and the root of the model are the same bytes."""
+    import pyarrow.parquet
+
+    recipe = run.recipe
+    for step in sorted({*recipe.keep_steps, recipe.steps}):
+        _link_folder(ctx.state / "kept" / str(step), out / "steps" / str(step))
+        check_model(out / "steps" / str(step))
+    _link_folder(ctx.state / "kept" / str(recipe.steps), out)
+    copy_file(ctx.state / LOSSES, out / LOSSES, link=False)
+    for scrap in [ctx.state / "saves", *ctx.state.glob("part-*")]:  # nothing will be resumed: give back the space
+        discard(scrap)
+    table = pyarrow.parquet.read_table(out / LOSSES).to_pydict()
+    assert table["step"] == list(range(1, recipe.steps + 1)), "the loss curve has a gap"
+    last = table["loss"][-10:]
+    return {"steps": recipe.steps, "loss": sum(last) / len(last), "tokens": table["tokens"][-1]}
+
+
+def _link_folder(source: Path, target: Path) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    for path in sorted(source.iterdir()):
+        copy_file(path, target / path.name, link=True)

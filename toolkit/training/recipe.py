@@ -1,0 +1,118 @@
+"""The numbers that decide what a training run computes, whatever it runs on, and the layout that meets them exactly."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from toolkit.stage import Resources
+
+Schedule = Literal["linear", "cosine", "constant"]
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """AdamW on mean next-token cross-entropy over all target tokens of a global batch.
+
+    steps: optimizer steps. global_batch: sequences a step. lr: peak learning rate, reached after `warmup_steps` and
+    then following `schedule`, whose cosine ends at `final_lr_ratio` x lr. betas, weight_decay: AdamW's (no decay on
+    norms and biases). clip: largest norm of the gradient. precision: bf16 multiplies in bfloat16, weights stay fp32.
+    keep_steps: steps whose weights are kept; 0 is before the first step; the last one is always kept.
+    """
+
+    steps: int
+    global_batch: int
+    lr: float
+    schedule: Schedule
+    warmup_steps: int
+    final_lr_ratio: float = 0.0
+    weight_decay: float
+    betas: tuple[float, ...]
+    clip: float
+    precision: Precision
+    seed: int
+    keep_steps: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        check_numbers(
+            lr=self.lr, global_batch=self.global_batch, betas=self.betas, clip=self.clip, weight_decay=self.weight_decay
+        )
+        if self.steps < 1:
+            raise ValueError(f"steps is {self.steps}: at least one is needed")
+        if not 0 <= self.warmup_steps < self.steps:
+            raise ValueError(
+                f"a warm-up of {self.warmup_steps} steps does not fit into {self.steps} steps: it must be shorter"
+            )
+        wrong = [step for step in self.keep_steps if not 0 <= step <= self.steps]
+        if wrong:
+            raise ValueError(
+                f"keep_steps names step {wrong[0]}, but this run has steps 0 (initialisation) to {self.steps}"
+            )
+
+
+def check_numbers(
+    *,
+    lr: float,
+    global_batch: int,
+    betas: tuple[float, ...],
+    clip: float,
+    weight_decay: float,
+    final_lr_ratio: float = 0.0,
+) -> None:
+    """What can be wrong in the numbers of any method, whatever the data is.
+
+    Raises:
+        ValueError: names the field, its value and what it may be.
+    """
+    if not lr > 0:
+        raise ValueError(f"lr is {lr!r}: a learning rate must be above 0, or nothing is learned")
+    if global_batch < 1:
+        raise ValueError(f"global_batch is {global_batch}: at least one sequence a step is needed")
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise ValueError(f"betas is {betas!r}: AdamW takes two numbers from 0 up to, but not including, 1")
+    if not clip > 0:
+        raise ValueError(f"clip is {clip!r}: the largest gradient norm must be above 0 (1.0 is usual)")
+    if weight_decay < 0:
+        raise ValueError(f"weight_decay is {weight_decay!r}: it must not be negative")
+    if not 0 <= final_lr_ratio <= 1:
+        raise ValueError(f"final_lr_ratio is {final_lr_ratio!r}: it is a share of lr, from 0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How a global batch is cut: micro_batch x accumulation x processes sequences, exactly."""
+
+    micro_batch: int
+    accumulation: int
+    processes: int
+
+
+def lay_out(global_batch: int, resources: Resources, tokens_a_row: int, budget: int) -> Layout:
+    """Cut a global batch over the resources.
+
+    tokens_a_row: length of the longest sequence. budget: tokens that a rank should process at once, which decides the
+    micro-batch where resources leave it open: the largest divisor that stays within it. It never changes the result
+    beyond rounding.
+
+    Raises:
+        ValueError: the global batch is not micro_batch x accumulation x processes; names all of them.
+    """
+    processes, micro = resources.processes, resources.micro_batch
+    share, rest = divmod(global_batch, processes)
+    if rest:
+        raise ValueError(
+            f"global_batch {global_batch} cannot be split over {processes} processes: use a number of processes that"
+            f" divides it ({_divisors(global_batch)}) or another global_batch"
+        )
+    if micro is None:
+        fitting = [n for n in range(1, share + 1) if share % n == 0 and n * tokens_a_row <= budget]
+        micro = max(fitting, default=1)
+    if micro < 1 or share % micro:
+        raise ValueError(
+            f"global_batch {global_batch} is not micro_batch {micro} x accumulation x {processes} processes:"
+            f" {processes} processes take {share} sequences each; valid micro_batch: {_divisors(share)}"
+        )
+    return Layout(micro_batch=micro, accumulation=share // micro, processes=processes)
+
+
+def _divisors(number: int) -> str:
+    return ", ".join(str(n) for n in range(1, number + 1) if number % n == 0)
