@@ -1,5 +1,7 @@
 """The commands that run a study and follow it: plan, launch, status, why, logs."""
 
+import gc
+import os
 import sys
 import time
 from pathlib import Path
@@ -111,6 +113,8 @@ def launch(
 
 
 def _follow(opened: Opened, follow: Any, started: Any) -> None:
+    gc.enable()  # `main` turned it off; this may go on for days
+
     def read() -> status_module.Status:
         return status_module.read(opened.root, opened.study.name, opened.cells)
 
@@ -119,7 +123,12 @@ def _follow(opened: Opened, follow: Any, started: Any) -> None:
             follow(started, lambda: live.update(status_module.render(read()), refresh=True))
     else:
         teller = status_module.Teller()
-        follow(started, lambda: out.print(escape("\n".join(teller.news(read()))), end=""))
+
+        def tell() -> None:
+            for line in teller.news(read()):
+                print(line, flush=True)
+
+        follow(started, tell)
 
 
 def _finish(opened: Opened, complaints: list[str]) -> None:
@@ -156,6 +165,7 @@ def status(
     elif not watch:
         out.print(status_module.render(found))
     else:
+        gc.enable()  # `main` turned it off; this may go on for days
         with Live(console=out, auto_refresh=False, screen=False) as live:
             while True:
                 live.update(status_module.render(found), refresh=True)
@@ -202,17 +212,18 @@ def logs(
     """
     opened = open_study(study, root, sets)
     found = find_cell(opened, cell)
-    shown = 0
+    shown, attempt = 0, 0
     while True:
         path = status_module.log_path(opened.root, found)
         if path is None and not follow:
             raise ValueError(f"{found.name} has no log: it was never run, or it is an adopted folder")
         if path is not None:
             with path.open(errors="replace") as file:
-                file.seek(shown)
+                now = os.fstat(file.fileno()).st_ino  # a commit keeps the file, another attempt has its own
+                file.seek(shown if now == attempt else 0)
                 sys.stdout.write(file.read())
                 sys.stdout.flush()
-                shown = file.tell()
+                shown, attempt = file.tell(), now
         if not follow:
             return
         time.sleep(0.5)

@@ -105,9 +105,10 @@ def visible_gpus() -> list[int]:
         return []
 
 
-def follow(launch: Launch, draw: Callable[[], None], seconds: float = 0.5) -> None:
+def follow(launch: Launch, draw: Callable[[], object], seconds: float = 0.5) -> None:
     """Call `draw` until the workers have ended, and once more."""
     while launch.alive():
+        started = time.monotonic()
         draw()
-        time.sleep(seconds)
+        time.sleep(max(seconds, 10 * (time.monotonic() - started)))  # the workers need this machine more
     draw()

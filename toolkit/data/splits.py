@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from toolkit.lookup import unknown
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from datasets import Dataset
 
-    Rows = Mapping[str, Sequence[Any] | pa.Array[Any]] | pa.Table
+    Rows: TypeAlias = Mapping[str, Sequence[Any] | pa.Array] | pa.Table
 
 FLUSH_ROWS = 1000  # rows of one record batch: what `datasets` itself writes
 FLUSH_BYTES = 16 << 20
