@@ -1,0 +1,65 @@
+"""The checkpoint axis of a figure: where each coordinate stands, on one of three scales.
+
+`log` is for steps and tokens, which are chosen log-spaced; 0 (the initialisation), which has no logarithm, stands one
+gap left of the smallest other coordinate. `linear` is what it says. `even` gives every coordinate the same room, as a
+categorical axis does.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+TICKS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """x[i] is the position of coordinate i; `ticks` and `labels` are what the axis shows; `title` names the scale."""
+
+    x: tuple[float, ...]
+    ticks: tuple[float, ...]
+    labels: tuple[str, ...]
+    title: str
+
+
+def scales(coordinates: Sequence[Any], axis: str) -> dict[str, Scale]:
+    """The scales that the coordinates (sorted, different) of `axis` allow; text has only `even`."""
+    labels = [compact(c) for c in coordinates]
+    found = {}
+    if all(isinstance(c, (int, float)) and not isinstance(c, bool) for c in coordinates):
+        positive = [c for c in coordinates if c > 0]
+        if len(positive) > 1 and min(coordinates) >= 0:
+            title = f"{axis}, log scale" + (" with 0 set apart" if coordinates[0] == 0 else "")
+            found["log"] = _scale(_logarithms(coordinates, positive), labels, title)
+        found["linear"] = _scale([float(c) for c in coordinates], labels, axis)
+    found["even"] = _scale([float(i) for i in range(len(coordinates))], labels, f"{axis}, evenly spaced")
+    return found
+
+
+def _logarithms(coordinates: Sequence[float], positive: Sequence[float]) -> list[float]:
+    lowest, highest = math.log10(positive[0]), math.log10(positive[-1])
+    gap = max(0.12 * (highest - lowest), (highest - lowest) / (len(positive) - 1) if len(positive) < 9 else 0)
+    return [math.log10(c) if c > 0 else lowest - gap for c in coordinates]
+
+
+def _scale(x: list[float], labels: list[str], title: str) -> Scale:
+    """Ticks at coordinates, as many as have room: the first and the last, and others that keep their distance."""
+    room = (x[-1] - x[0]) / TICKS if len(x) > 1 else 0.0
+    kept = [0] if x else []
+    for i in range(1, len(x)):
+        if x[i] - x[kept[-1]] >= room * 0.8 and (i == len(x) - 1 or x[-1] - x[i] >= room * 0.8):
+            kept.append(i)
+    if x and kept[-1] != len(x) - 1:
+        kept.append(len(x) - 1)
+    return Scale(x=tuple(x), ticks=tuple(x[i] for i in kept), labels=tuple(labels[i] for i in kept), title=title)
+
+
+def compact(coordinate: Any) -> str:
+    """A coordinate in little room: 1000 is `1k`, 143000 is `143k`, 2500000000 is `2.5B`; text as it is."""
+    if isinstance(coordinate, bool) or not isinstance(coordinate, (int, float)):
+        return str(coordinate).lower() if isinstance(coordinate, bool) else str(coordinate)
+    for size, letter in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if abs(coordinate) >= size:
+            return f"{coordinate / size:.4g}{letter}"
+    return f"{coordinate:.4g}"

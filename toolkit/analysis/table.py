@@ -1,0 +1,171 @@
+"""One row a measurement: the coordinates of its cell, what was measured, and the state of the cell.
+
+`measure` turns cells, their states and their committed folders into an arrow table. A cell that is not done has a row
+as well, with its state and no value: nothing is dropped, and nothing that was not measured is a number. The order is
+that of the study (cells as they come), then task, then metric, so that equal inputs give equal bytes.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from toolkit.analysis.gaps import with_stages_alike
+from toolkit.analysis.rows import NAMES, Rows, collect
+from toolkit.fingerprint import SHORT
+
+if TYPE_CHECKING:
+    import pandas
+
+FIRST = ("stage", "job")
+LAST = ("task", "metric", "value", "stderr", "n", "state", "reason", "fingerprint")
+Coordinate = str | int | float | bool
+
+
+class CellLike(Protocol):
+    """What the table reads of a cell of a study."""
+
+    @property
+    def stage(self) -> str: ...
+    @property
+    def job(self) -> str: ...
+    @property
+    def coords(self) -> Mapping[str, Coordinate]: ...
+    @property
+    def spec(self) -> Mapping[str, Any]: ...
+    @property
+    def inputs(self) -> Mapping[str, Any]: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+
+
+class StateLike(Protocol):
+    """What the table reads of a cell's state: `state` is done, running, failed, blocked or never-run."""
+
+    @property
+    def state(self) -> str: ...
+    @property
+    def reason(self) -> str: ...
+    @property
+    def message(self) -> str: ...
+    @property
+    def attempt(self) -> int: ...
+
+
+def measure(
+    cells: Sequence[CellLike],
+    states: Mapping[str, StateLike],
+    folders: Mapping[str, Path],
+    axes: Sequence[str],
+    index: Path | None = None,
+) -> pa.Table:
+    """The long table of a study.
+
+    Args:
+        cells: in the order of the study.
+        states: fingerprint -> state.
+        folders: fingerprint -> committed folder, for every cell that is done.
+        axes: every axis of the study, in the order of the columns.
+        index: a parquet file that keeps the rows between calls; written when something new was read.
+
+    Returns:
+        Columns stage, job, the axes, task, metric, value, stderr, n, state, reason, fingerprint (12 digits). A cell
+        that is done but whose files cannot be seen has the reason FS_VISIBILITY.
+
+    Raises:
+        ValueError: an axis has the name of a column, or an artifact's rows are malformed.
+    """
+    for axis in axes:
+        if axis in FIRST + LAST:
+            raise ValueError(
+                f"axis {axis!r} has the name of a column of the table: rename it (taken: {', '.join(FIRST + LAST)})"
+            )
+    done = {c.fingerprint: folders[c.fingerprint] for c in cells if states[c.fingerprint].state == "done"}
+    rows = collect(done, index)
+    measured, owner = _join(cells, rows)
+    table = pa.table(
+        {
+            "stage": _names([c.stage for c in cells], owner),
+            "job": _names([c.job for c in cells], owner),
+            **{axis: coordinate_column([c.coords.get(axis) for c in cells], owner) for axis in axes},
+            **{name: measured[name] for name in ("task", "metric", "value", "stderr", "n")},
+            "state": _names([states[c.fingerprint].state for c in cells], owner),
+            "reason": _names([_reason(c, states, rows) for c in cells], owner),
+            "fingerprint": _names([c.fingerprint[:SHORT] for c in cells], owner),
+        }
+    )
+    return with_stages_alike(table, {c.stage: " ".join([c.job, *sorted(c.inputs)]) for c in cells})
+
+
+def _reason(cell: CellLike, states: Mapping[str, StateLike], rows: Rows) -> str | None:
+    return "FS_VISIBILITY" if cell.fingerprint in rows.invisible else states[cell.fingerprint].reason or None
+
+
+def _join(cells: Sequence[CellLike], rows: Rows) -> tuple[pa.Table, np.ndarray]:
+    """The measurement columns in the order of the cells, and the cell's position that each row belongs to."""
+    starts, counts = [], []
+    tasks: list[str | None] = []
+    for cell in cells:
+        start, count = rows.where.get(cell.fingerprint, (-1, 0))
+        if not count:
+            missing: list[str | None] = [*tasks_of(cell)] or [None]
+            start, count = rows.table.num_rows + len(tasks), len(missing)
+            tasks += missing
+        starts.append(start)
+        counts.append(count)
+    owner = np.repeat(np.arange(len(cells)), counts)
+    within = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+    take = np.repeat(np.array(starts, np.int64), counts) + within
+    source = rows.table.select(["task", "metric", "value", "stderr", "n"])
+    nulls = [pa.nulls(len(tasks), source.schema.field(name).type) for name in ("metric", "value", "stderr", "n")]
+    gaps = pa.table([pa.array(tasks, pa.string()).cast(NAMES), *nulls], schema=source.schema)
+    both = pa.concat_tables([source, gaps]).unify_dictionaries().combine_chunks()
+    return (both if np.array_equal(take, np.arange(both.num_rows)) else both.take(pa.array(take))), owner
+
+
+def tasks_of(cell: CellLike) -> list[str]:
+    """The tasks that a cell's spec names, sorted; [] where it names none."""
+    tasks = cell.spec.get("tasks") or ()
+    return sorted(str(t) for t in ([tasks] if isinstance(tasks, str) else tasks))
+
+
+def _names(values: Sequence[str | None], owner: np.ndarray) -> pa.DictionaryArray:
+    """A dictionary column: `values` per cell, spread over the rows that `owner` gives to each cell."""
+    codes: dict[str, int] = {}
+    per_cell = np.array([-1 if v is None else codes.setdefault(v, len(codes)) for v in values], np.int32)
+    indices = per_cell[owner] if len(values) else per_cell
+    return pa.DictionaryArray.from_arrays(pa.array(indices, mask=indices < 0), pa.array(list(codes), pa.string()))
+
+
+def coordinate_column(values: Sequence[Coordinate | None], owner: np.ndarray) -> pa.Array:
+    """A column of one axis in the narrowest type that holds every coordinate: bool, int64, float64, else text."""
+    kinds = {type(v) for v in values if v is not None}
+    if not kinds or not (kinds == {bool} or kinds <= {int, float}):
+        return _names([None if v is None else _text(v) for v in values], owner)
+    kind = pa.bool_() if kinds == {bool} else pa.int64() if kinds == {int} else pa.float64()
+    return pa.array(values, kind).take(pa.array(owner))
+
+
+def _text(value: Coordinate) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def frame(table: pa.Table) -> "pandas.DataFrame":
+    """The table for pandas, with integers that stay integers beside missing ones (`Int64`)."""
+    import pandas
+
+    wide = {pa.int64(): pandas.Int64Dtype(), pa.bool_(): pandas.BooleanDtype()}
+    return table.to_pandas(types_mapper=wide.get)
+
+
+def counts(cells: Iterable[CellLike], states: Mapping[str, StateLike]) -> dict[str, int]:
+    """How many cells are in each state, in the order in which a person reads them."""
+    found = dict.fromkeys(("done", "running", "failed", "blocked", "never-run"), 0)
+    for cell in cells:
+        state = states[cell.fingerprint].state
+        found[state] = found.get(state, 0) + 1
+    return found
