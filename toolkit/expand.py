@@ -196,7 +196,8 @@ def _expand_stage(
         for variant in variants:
             found.append(
                 Cell(
-                    stage=name, job=stage.job, version=job.VERSION, coords=coords | variant.coords if variant.coords else coords, spec=variant.spec,
+                    stage=name, job=stage.job, version=job.VERSION,
+                    coords=coords | variant.coords if variant.coords else coords, spec=variant.spec,
                     inputs=inputs, fingerprint=fingerprint(stage.job, job.VERSION, variant.spec, prints),
                     label=variant.label, resources=resources,
                 )
@@ -350,8 +351,8 @@ def slug(text: str, most: int = 48) -> str:
 
 
 def _label(job: ModuleType, spec: Mapping[str, Any]) -> str:
-    """The choice, then the scalar fields: `sft-epochs-2-lr-0.001`. A function of the spec alone: two studies that share a
-    cell share its folder."""
+    """The choice, then the scalar fields: `sft-epochs-2-lr-0.001`. A function of the spec alone, so that two studies
+    that share a cell share its folder."""
     choice: Choice | None = getattr(job, "CHOICE", None)
     first = [str(spec[choice.field])] if choice else []
     rest = {k: v for k, v in spec.items() if isinstance(v, (str, int, float)) and not (choice and k == choice.field)}

@@ -1,4 +1,4 @@
-"""The identity of a cell: sha256 over job name, job VERSION, the spec's non-default fields and the inputs' fingerprints.
+"""The identity of a cell: sha256 over job, VERSION, the spec's non-default fields and the inputs' fingerprints.
 
 A value that has no canonical form raises; a field at its default is left out, so that a new field leaves old identities
 alone.

@@ -129,7 +129,7 @@ def plan(
 
 
 class _Neighbours:
-    """Finds the cached artifact that a new cell is closest to: the same point of the same stage, or else the same job."""
+    """Finds the cached artifact that a new cell is closest to: same point of the same stage, or else same job."""
 
     def __init__(self, records: Mapping[str, index.Summary]) -> None:
         self.by_place: dict[str, index.Summary] = {}
@@ -141,7 +141,7 @@ class _Neighbours:
                 self.by_place[_place(provenance["stage"], provenance["coords"])] = made
 
     def differences(self, cell: Cell, most: int = 50) -> list[str]:
-        """How the cell differs from its neighbour; nothing if no artifact of its job is there. `most` bounds the search."""
+        """How the cell differs from its neighbour; [] if no artifact of its job is there. `most` bounds the search."""
         made = self.by_place.get(_place(cell.stage, cell.coords))
         if made is None:
             some = self.by_job[cell.job][:most]

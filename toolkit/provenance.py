@@ -1,9 +1,10 @@
-"""Where an artifact comes from: the code and libraries that made it (`identity`, compared to see drift) and the machine."""
+"""Where an artifact comes from: code and libraries (`identity`, which is compared to see drift) and the machine."""
 
 import hashlib
 import importlib.metadata
 import os
 import platform
+import re
 import socket
 import subprocess
 from functools import cache
@@ -19,7 +20,7 @@ PACKAGES = (
 
 @cache
 def identity() -> dict[str, Any]:
-    """What decides, beside the fingerprint, how an artifact comes out: digest of `toolkit` and `jobs`, Python, libraries."""
+    """What decides, beside the fingerprint, how an artifact comes out: our code (a digest), Python, libraries."""
     versions = {name: _version(name) for name in PACKAGES}
     return {"code": _code(), "python": platform.python_version(), "packages": versions}
 
@@ -27,14 +28,27 @@ def identity() -> dict[str, Any]:
 @cache
 def machine() -> dict[str, Any]:
     """The host and, in a Slurm job, its ids; no digest or comparison looks at it."""
-    slurm = {key: os.environ[key] for key in ("SLURM_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_JOB_PARTITION") if key in os.environ}
-    return {"host": socket.gethostname(), "cpus": os.cpu_count(), "commit": _commit(), **slurm}
+    slurm = {
+        key: os.environ[key]
+        for key in ("SLURM_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_JOB_PARTITION")
+        if key in os.environ
+    }
+    return {"host": socket.gethostname(), "cpus": os.cpu_count(), "gpus": _gpus(), "commit": _commit(), **slurm}
 
 
 @cache
 def environment() -> list[str]:
     """Every installed distribution as `name==version`, sorted: the lock that a launch keeps beside its submission."""
     return sorted({f"{d.metadata['Name']}=={d.version}" for d in importlib.metadata.distributions()}, key=str.lower)
+
+
+def _gpus() -> list[str]:
+    """Models of the GPUs that this process may use, as the driver names them; torch is not asked, it takes seconds."""
+    found = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    models = [re.search(r"Model:\s*(.*)", path.read_text()) for path in found]
+    names = [match[1].strip() if match else "unknown" for match in models]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return names if visible is None else names[: len([number for number in visible.split(",") if number.strip()])]
 
 
 def _version(name: str) -> str:
@@ -58,7 +72,10 @@ def _commit() -> str:
     try:
         head = _git("rev-parse", "HEAD")
         return head + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.CalledProcessError):  # no git here, or no checkout: the digest of the code is known anyway
+    except (
+        OSError,
+        subprocess.CalledProcessError,
+    ):  # no git here, or no checkout: the digest of the code is known anyway
         return "unknown"
 
 

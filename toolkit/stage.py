@@ -36,7 +36,8 @@ class Resources:
     """What a stage may use. Never part of a fingerprint: the same cell may run on one core or on 64 GPUs.
 
     processes: ranks on this node. threads: CPU threads of each rank. zero: DeepSpeed ZeRO stage 0-3, or None for no
-    DeepSpeed. micro_batch: sequences a rank processes at once; None finds it. batch_tokens: tokens of an inference batch.
+    DeepSpeed. micro_batch: sequences that a rank processes at once; None finds it. batch_tokens: tokens of a batch at
+    inference.
     """
 
     processes: int = 1

@@ -7,7 +7,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
 from jobs import prepare
 from jobs import tokenizer as job
-from toolkit.data.bpe import PROBES
+from toolkit.checkpoints.folders import PROBES
 from toolkit.data.datasets import bios
 from toolkit.stage import Artifact, Context
 

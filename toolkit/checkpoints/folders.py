@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -22,6 +22,14 @@ TOKENIZER = (
     "vocab.txt",
     "merges.txt",
     "chat_template.jinja",
+)
+
+# Texts on which tokenizers that only look alike differ: digits, contractions, newlines, spaces, other scripts.
+PROBES = (
+    "In 1987, 12345678 people didn't know that she'd they're WE'LL.",
+    "One line\nanother\n\n\n  indented by two\ttab  two spaces ",
+    "naïve café, 東京, Ελλάδα, 🙂 <unk> = x**2 + y_1;",
+    " Question: Who?\nAnswer:",
 )
 
 
@@ -63,20 +71,32 @@ def copy_config(source: Path, target: Path, dtype: str) -> None:
 
 
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
-    """The tokenizer of a folder, exactly as its tokenizer.json says.
+    """The tokenizer of a tokenizer or model folder, exactly as its tokenizer.json says.
 
-    Hazard: without a config.json beside it, AutoTokenizer may rebuild the tokenizer with another pre-tokenizer (as many
-    tokens, other ids), so such a folder is read as the generic fast tokenizer.
+    Hazard: beside some config.json (Qwen2's, say) or beside none, AutoTokenizer rebuilds a tokenizer with another
+    pre-tokenizer: as many tokens, other ids. A model would then be trained on other ids than it is asked with, and no
+    loss shows that.
 
     Raises:
-        ValueError: there is no tokenizer in the folder.
+        ValueError: there is no tokenizer in the folder, or AutoTokenizer gives other ids than its tokenizer.json.
     """
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
     if not (folder / "tokenizer_config.json").is_file():
         raise ValueError(f"{folder} holds no tokenizer: there is no tokenizer_config.json")
-    kind: Any = AutoTokenizer if (folder / CONFIG).is_file() else PreTrainedTokenizerFast
-    return kind.from_pretrained(str(folder), local_files_only=True)
+    if not (folder / CONFIG).is_file():
+        return PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+    auto: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    if (folder / "tokenizer.json").is_file():
+        exact = PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+        wrong = [text for text in PROBES if auto(text)["input_ids"] != exact(text)["input_ids"]]
+        if wrong:
+            raise ValueError(
+                f"transformers reads {folder} as {type(auto).__name__}, which gives other ids than the tokenizer.json "
+                f"in it for {wrong[0]!r}; save one over the other, so that training and use agree: "
+                "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) keeps what transformers reads"
+            )
+    return auto
 
 
 def vocabulary(folder: Path) -> dict[str, int]:

@@ -9,15 +9,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from toolkit.checkpoints.folders import PROBES
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-
-PROBES = (
-    "In 1987, 12345678 people didn't know that she'd they're WE'LL.",
-    "One line\nanother\n\n\n  indented by two\ttab  two spaces ",
-    "naïve café, 東京, Ελλάδα, 🙂 <unk> = x**2 + y_1;",
-    " Question: Who?\nAnswer:",
-)
 
 # {% generation %} marks what the assistant says, for TRL's assistant_only_loss. The text is the one that
 # toolkit.data.templates.conversation writes, with EOS after each answer.

@@ -5,47 +5,16 @@ waits for the next batch. Memory is that of one batch, or of the largest single 
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from toolkit.data.bpe import PROBES
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
     from datasets import Dataset
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerBase
 
 BATCH_BYTES = 4 << 20  # text tokenized at once
 BATCH_ROWS = 1000
-
-
-def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
-    """The tokenizer of a tokenizer or model folder, exactly as its tokenizer.json says.
-
-    Hazard: next to some config.json (Qwen2's, say) AutoTokenizer rebuilds a tokenizer with another pre-tokenizer: as
-    many tokens, other ids. A model would then be trained on other ids than it is asked with, and no loss shows that.
-
-    Raises:
-        ValueError: no tokenizer.json, no end-of-sequence token, or AutoTokenizer gives other ids.
-    """
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-    if not (folder / "tokenizer.json").is_file():
-        raise ValueError(f"{folder} holds no tokenizer.json; `tokenizer` must be a tokenizer or model artifact")
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
-    if tokenizer.eos_token_id is None:
-        raise ValueError(f"the tokenizer in {folder} has no eos_token; documents cannot be ended without one")
-    if (folder / "config.json").is_file():
-        auto = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-        wrong = [text for text in PROBES if auto(text)["input_ids"] != tokenizer(text)["input_ids"]]
-        if wrong:
-            raise ValueError(
-                f"transformers reads {folder} as {type(auto).__name__}, which gives other ids than the tokenizer.json "
-                f"in it for {wrong[0]!r}; save one over the other, so that training and use agree: "
-                "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) keeps what transformers reads"
-            )
-    return tokenizer
 
 
 def text_batches(rows: "Dataset", field: str) -> Iterator[list[str]]:
@@ -72,7 +41,7 @@ def text_batches(rows: "Dataset", field: str) -> Iterator[list[str]]:
             start = stop
 
 
-def encode(tokenizer: "PreTrainedTokenizerFast", texts: list[str], bos: bool) -> "tuple[np.ndarray, np.ndarray]":
+def encode(tokenizer: "PreTrainedTokenizerBase", texts: list[str], bos: bool) -> "tuple[np.ndarray, np.ndarray]":
     """(tokens, lengths): the documents' ids one after the other, each ended by EOS, and their lengths with EOS."""
     import numpy as np
 

@@ -15,7 +15,7 @@ from toolkit.lookup import unknown
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from datasets import Dataset
+    from datasets import Dataset, DatasetDict
 
     Rows: TypeAlias = Mapping[str, Sequence[Any] | pa.Array] | pa.Table
 
@@ -24,24 +24,42 @@ FLUSH_BYTES = 16 << 20
 SHARD_BYTES = 500 << 20
 
 
-def open_split(artifact: Path, name: str) -> "Dataset":
-    """A split of a data set artifact, memory-mapped.
+def open_data(artifact: Path) -> "DatasetDict":
+    """The splits of a data set artifact (or of a folder that `save_to_disk` wrote), memory-mapped.
 
     Hazard: `map` and `filter` of what is returned write cache files into the artifact's folder; give them
     `keep_in_memory=True` or a `cache_file_name`.
 
     Raises:
-        ValueError: no data set there, or no such split.
+        ValueError: there is no data set in the folder.
     """
     from datasets import DatasetDict, load_from_disk
 
-    if not (artifact / "data" / "dataset_dict.json").is_file():
-        raise ValueError(f"{artifact} is no data set artifact: there is no data/dataset_dict.json in it")
-    loaded = load_from_disk(str(artifact / "data"), keep_in_memory=False)
-    assert isinstance(loaded, DatasetDict)
-    if name not in loaded:
-        raise ValueError(f"{artifact}: {unknown('split', name, loaded)}")
-    return loaded[name]
+    folder = artifact / "data" if (artifact / "data").is_dir() else artifact
+    if not (folder / "dataset_dict.json").is_file():
+        raise ValueError(f"{artifact} holds no data set: there is no dataset_dict.json in it or in its data/ folder")
+    data = load_from_disk(str(folder), keep_in_memory=False)
+    assert isinstance(data, DatasetDict)
+    return data
+
+
+def open_split(artifact: Path, name: str, columns: Sequence[str] = (), limit: int | None = None) -> "Dataset":
+    """The first `limit` rows (None: all) of a split, which must have `columns` and at least one row.
+
+    Raises:
+        ValueError: no data set there, no such split, a column that is not there, no rows.
+    """
+    data = open_data(artifact)
+    if name not in data:
+        raise ValueError(f"{artifact}: {unknown('split', name, data)}")
+    rows = data[name]
+    missing = [column for column in columns if column not in rows.column_names]
+    if missing:
+        have = ", ".join(sorted(rows.column_names))
+        raise ValueError(f"split {name!r} of {artifact} has no column {missing[0]!r}; it has {have}")
+    if not len(rows):
+        raise ValueError(f"split {name!r} of {artifact} has no rows")
+    return rows if limit is None else rows.select(range(min(limit, len(rows))))
 
 
 class Splits:

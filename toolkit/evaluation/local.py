@@ -4,7 +4,7 @@ import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolkit.generation.rows import open_data
+from toolkit.data.splits import open_data
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from toolkit.generation.rows import open_data
+from toolkit.data.splits import open_data
 from toolkit.lookup import unknown
 
 if TYPE_CHECKING:

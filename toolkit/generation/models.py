@@ -6,6 +6,8 @@ Loading is strict: transformers only warns about missing or unexpected keys and 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from toolkit.checkpoints.folders import load_tokenizer
+
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -40,19 +42,6 @@ def load(folder: Path, precision: Precision, threads: int) -> "tuple[PreTrainedM
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)  # type: ignore[arg-type]
     return model.eval(), tokenizer
-
-
-def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
-    """The tokenizer of a model folder.
-
-    Raises:
-        ValueError: the folder has no tokenizer files.
-    """
-    from transformers import AutoTokenizer
-
-    if not (folder / "tokenizer_config.json").is_file():
-        raise ValueError(f"{folder} holds no tokenizer: there is no tokenizer_config.json beside its config.json")
-    return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
 
 
 def _weights(folder: Path, dtype: str) -> "PreTrainedModel":

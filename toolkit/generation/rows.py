@@ -1,18 +1,14 @@
-"""Rows of a data set artifact as prompts: read a split, render a template, tokenize, hold the context limit.
+"""Rows of a split as prompts: render a template, tokenize, hold the context limit.
 
-A data set artifact is a `datasets.DatasetDict` saved in `<artifact>/data`; supervised rows have `prompt` and
-`completion` (and often `gold`, the bare answer).
+Supervised rows have `prompt` and `completion` (and often `gold`, the bare answer).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from toolkit.lookup import unknown
-
 if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict
+    from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
 Template = Literal["plain", "chat"]
@@ -25,41 +21,6 @@ class Row:
 
     id: int
     tokens: tuple[int, ...]
-
-
-def open_data(folder: Path) -> "DatasetDict":
-    """The splits of a data set artifact, memory-mapped.
-
-    Raises:
-        ValueError: there is no saved DatasetDict in the folder.
-    """
-    from datasets import DatasetDict, load_from_disk
-
-    root = folder / "data" if (folder / "data").is_dir() else folder
-    if not (root / "dataset_dict.json").is_file():
-        raise ValueError(f"{folder} holds no data set: there is no dataset_dict.json in it or in its data/ folder")
-    data = load_from_disk(str(root))
-    assert isinstance(data, DatasetDict)
-    return data
-
-
-def open_split(folder: Path, split: str, columns: Sequence[str], limit: int | None = None) -> "Dataset":
-    """The first `limit` rows of a split; it must have `columns` and at least one row.
-
-    Raises:
-        ValueError: unknown split, a column that is not there, no rows.
-    """
-    data = open_data(folder)
-    if split not in data:
-        raise ValueError(f"{folder}: {unknown('split', split, data)}")
-    rows = data[split]
-    missing = [name for name in columns if name not in rows.column_names]
-    if missing:
-        have = sorted(rows.column_names)
-        raise ValueError(f"split {split!r} of {folder} has no column {missing[0]!r}; it has {have}")
-    if not len(rows):
-        raise ValueError(f"split {split!r} of {folder} has no rows")
-    return rows.select(range(min(limit or len(rows), len(rows))))
 
 
 def gold_column(rows: "Dataset") -> str:

@@ -117,80 +117,14 @@ def test_special_tokens_in_the_text_are_text_unless_asked_for(make, make_tokeniz
     assert counts[False] <= 1 and counts[True] >= 50
 
 
-def test_supervised_rows_are_those_of_trl(make, make_tokenizer, people, tmp_path):
-    from trl import SFTConfig, SFTTrainer
-
-    from toolkit.data.packing import load_tokenizer
-
-    tokenizer = make_tokenizer(people.path, split="pretrain", vocab_size=600)
-    artifact = make(
-        "packed", {"data": people.path, "tokenizer": tokenizer.path}, split="train", sequence_length=64,
-        validation="heldout",
-    )  # fmt: skip
-    found = load(artifact)
-    # TRL turns completion_only_loss on by itself for prompt and completion, and not for rows with a completion_mask.
-    config = SFTConfig(output_dir=str(tmp_path), max_length=None, bf16=False, use_cpu=True, report_to=[],
-                       completion_only_loss=True, disable_tqdm=True)  # fmt: skip
-    trainer = SFTTrainer(tiny_model(600), args=config, train_dataset=load(people).select_columns(
-        ["prompt", "completion"]).select(range(30)), processing_class=load_tokenizer(tokenizer.path))  # fmt: skip
-    ours = SFTTrainer(tiny_model(600), args=config, train_dataset=found.select(range(30)),
-                      processing_class=load_tokenizer(tokenizer.path))  # fmt: skip
-    assert list(ours.train_dataset["input_ids"]) == list(trainer.train_dataset["input_ids"])
-    assert list(ours.train_dataset["labels"]) == list(trainer.train_dataset["labels"])
-    metrics = artifact.record["metrics"]
-    assert metrics["completion_tokens"] == sum(map(sum, found["completion_mask"]))
-    assert metrics["tokens"] == sum(map(len, found["input_ids"])) and metrics["rows_merged"] == 0
-    assert metrics["rows_validation"] == len(load(people, "heldout"))
-
-
-def tiny_model(vocab):
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    return LlamaForCausalLM(
-        LlamaConfig(vocab_size=vocab, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2)
-    )
-
-
-def test_overlong_supervised_rows(make, make_tokenizer, people):
-    tokenizer = make_tokenizer(people.path, split="pretrain", vocab_size=600)
-    inputs = {"data": people.path, "tokenizer": tokenizer.path}
-    whole = load(make("packed", inputs, split="train", sequence_length=200))
-    sizes = list(map(len, whole["input_ids"]))
-    limit = sorted(sizes)[len(sizes) // 2]
-    with pytest.raises(
-        ValueError, match=rf"has \d+ tokens, more than sequence_length {limit}; raise it or set overlong"
-    ):
-        make("packed", inputs, split="train", sequence_length=limit)
-    long = sum(size > limit for size in sizes)
-    dropped = make("packed", inputs, split="train", sequence_length=limit, overlong="drop")
-    assert dropped.record["metrics"]["rows_overlong"] == long > 0
-    assert len(load(dropped)) == len(whole) - long
-    cut = load(make("packed", inputs, split="train", sequence_length=limit, overlong="truncate"))
-    assert max(map(len, cut["input_ids"])) == limit and len(cut) > len(load(dropped))
-    assert all(any(mask) for mask in cut["completion_mask"])
-    with pytest.raises(ValueError, match="every row .* is longer than sequence_length 2"):
-        make("packed", inputs, split="train", sequence_length=2, overlong="drop")
-
-
-def test_a_token_across_the_border_of_prompt_and_completion_is_counted(make, make_tokenizer, tmp_path):
-    (tmp_path / "rows.jsonl").write_text('{"prompt": "aaaa b", "completion": "bbb"}\n' * 3)
-    data = make("instructions", {"files": tmp_path / "rows.jsonl"}, heldout_fraction=0.0)
-    (tmp_path / "a.txt").write_text("bbbb bbbb bbbb")
-    text = make("text", {"files": tmp_path / "a.txt"})
-    tokenizer = make_tokenizer(text.path, split="train", vocab_size=261)
-    artifact = make("packed", {"data": data.path, "tokenizer": tokenizer.path}, split="train", sequence_length=64)
-    assert artifact.record["metrics"]["rows_merged"] == 3
-
-
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"split": "trian"}, "unknown split 'trian'; did you mean 'train'"),
-        ({"field": "body"}, "neither the column 'body' nor 'prompt' and 'completion'; it has text"),
+        ({"field": "body"}, "has no column 'body'; it has text"),
         ({"tokens": 10**9}, "has only \\d+ tokens, which is less than tokens 1000000000"),
         ({"sequence_length": 10**8}, "less than one block of sequence_length 100000000"),
         ({"bos": True}, "has no bos_token"),
-        ({"overlong": "drop"}, "overlong: drop is for supervised rows"),
     ],
 )
 def test_wrong_requests_are_explained(make, text, tokenizer, values, message):
@@ -199,17 +133,11 @@ def test_wrong_requests_are_explained(make, text, tokenizer, values, message):
         make("packed", inputs, **{"split": "train", "sequence_length": LENGTH, **values})
 
 
-@pytest.mark.parametrize("option", [{"tokens": 500}, {"document_boundaries": True}, {"parse_special": True}])
-def test_options_for_text_are_refused_on_supervised_rows(make, people, tokenizer, option):
-    with pytest.raises(ValueError, match=f"{next(iter(option))} is for text"):
-        make("packed", {"data": people.path, "tokenizer": tokenizer.path}, split="train", sequence_length=64, **option)
-
-
 def test_wrong_artifacts_are_refused(make, text, tokenizer, tmp_path):
     values = {"split": "train", "sequence_length": LENGTH}
-    with pytest.raises(ValueError, match="is no data set artifact"):
+    with pytest.raises(ValueError, match="holds no data set"):
         make("packed", {"data": tmp_path, "tokenizer": tokenizer.path}, **values)
-    with pytest.raises(ValueError, match="holds no tokenizer.json"):
+    with pytest.raises(ValueError, match="holds no tokenizer"):
         make("packed", {"data": text.path, "tokenizer": text.path}, **values)
 
 

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from tests.toolkit.generation.tiny import Tiny
+from toolkit.data.splits import open_split
 from toolkit.generation.engine import Answer, Decoding, Engine, batches
 from toolkit.generation.models import load
-from toolkit.generation.rows import Row, open_split, tokenize
+from toolkit.generation.rows import Row, tokenize
 
 NEW = 10
 

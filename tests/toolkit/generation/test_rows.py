@@ -6,7 +6,8 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from tests.toolkit.generation.tiny import Tiny, save
-from toolkit.generation.rows import Row, fit, gold_column, open_split, tokenize
+from toolkit.data.splits import open_split
+from toolkit.generation.rows import Row, fit, gold_column, tokenize
 
 
 @pytest.fixture

@@ -108,13 +108,29 @@ def test_same_bytes_again_and_another_seed_another_model(small: Small, tmp_path:
 
 @pytest.mark.parametrize("micro", [1, 2, 4])
 def test_micro_batch_changes_nothing_but_rounding(small: Small, tmp_path: Path, micro: int) -> None:
-    """With a mask, micro-batches have different numbers of targets; the mean must still be over the global batch."""
+    """With short documents, micro-batches have different numbers of targets; the mean is over the global batch."""
     rows = [[(start + i) % 250 + 2 for i in range(16)] for start in range(24)]
-    masks = [[int(i >= number % 13) for i in range(16)] for number in range(24)]
-    data = {"data": dataset(tmp_path / "d", {"input_ids": rows, "completion_mask": masks})}
+    positions = [[i % (number % 13 + 1) for i in range(16)] for number in range(24)]
+    data = {"data": dataset(tmp_path / "d", {"input_ids": rows, "position_ids": positions})}
     whole = small.pretrain(tmp_path / "whole", inputs=data, lr=1e-2, ctx=context(tmp_path / "whole", micro_batch=8))
     cut = small.pretrain(tmp_path / "cut", inputs=data, lr=1e-2, ctx=context(tmp_path / "cut", micro_batch=micro))
     assert losses(cut) == pytest.approx(losses(whole), abs=3e-6)
+
+
+def test_documents_in_a_row_do_not_see_each_other(small: Small, tmp_path: Path) -> None:
+    """The first loss of rows of two documents is that of the documents one by one, computed by a plain forward pass."""
+    rows = [[(start + i * i) % 250 + 2 for i in range(16)] for start in range(8)]
+    positions = [[*range(6), *range(10)]] * 8
+    data = dataset(tmp_path / "d", {"input_ids": rows, "position_ids": positions})
+    out = small.pretrain(tmp_path, inputs={"data": data}, steps=1, keep_steps=[0])
+    model = AutoModelForCausalLM.from_pretrained(out / "steps" / "0")
+    total = 0.0
+    for row in rows:
+        for document in (row[:6], row[6:]):
+            ids = torch.tensor([document])
+            logits = model(ids, use_cache=False).logits[0, :-1]
+            total += torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum").item()
+    assert losses(out)[0] == pytest.approx(total / (8 * 14), abs=3e-6)
 
 
 def test_batches_reach_over_the_end_of_the_data(small: Small, tmp_path: Path) -> None:
@@ -165,7 +181,7 @@ def test_a_loss_that_is_not_finite_stops(small: Small, tmp_path: Path) -> None:
         ),
         ({"architecture": {**OLMO, "max_position_embeddings": 8}}, "rows have 16 tokens and the model 8 positions"),
         ({"architecture": {}}, "neither an architecture nor a model"),
-        ({"split": "trian"}, "unknown split of packed 'trian'; did you mean 'train'"),
+        ({"split": "trian"}, "unknown split 'trian'; did you mean 'train'"),
         ({"lr": 0}, "lr is 0.0: a learning rate must be above 0"),
         ({"warmup": 4}, "warm-up of 4 steps does not fit into 4 steps"),
         ({"keep_steps": [9]}, r"keep_steps names step 9, but this run has steps 0 \(initialisation\) to 4"),
@@ -185,7 +201,7 @@ def test_refused_inputs(small: Small, tmp_path: Path) -> None:
     other = Artifact(path=tokenizer(tmp_path / "t", extra=("<more>",)))
     with pytest.raises(ValueError, match="tokens have other ids, such as"):
         small.pretrain(tmp_path / "b", inputs={"model": small.model, "tokenizer": other})
-    with pytest.raises(ValueError, match="needs a column 'input_ids'; the data set has prompt, completion"):
+    with pytest.raises(ValueError, match="has no column 'input_ids'; it has completion, prompt"):
         small.pretrain(tmp_path / "c", inputs={"data": small.pairs})
     wide = dataset(tmp_path / "wide", {"input_ids": [[2, 3, 5000, 4]] * 8})
     with pytest.raises(ValueError, match="token id 5000 and the embedding only 2.. rows"):

@@ -123,7 +123,7 @@ def test_no_target_left(small: Small, tmp_path: Path) -> None:
         ({"steps": None}, "either epochs or steps"),
         ({"warmup_ratio": 2}, "warmup_ratio is 2.0"),
         ({"template": "chatml"}, "unknown value of 'template' 'chatml'"),
-        ({"split": "heldout"}, "unknown split of pairs 'heldout'"),
+        ({"split": "heldout"}, "unknown split 'heldout'"),
         ({"keep_steps": [7]}, r"keep_steps names step 7, but this run has steps 0 \(initialisation\) to 4"),
     ],
 )
@@ -143,7 +143,7 @@ def test_refused_inputs(small: Small, tmp_path: Path) -> None:
     numbers = Dataset.from_dict({"prompt": [1], "completion": ["b"]})
     with pytest.raises(ValueError, match="column 'prompt' must hold text; it holds 1"):
         tokenise(numbers, load_tokenizer(small.model.path), "plain", 10, context(tmp_path / "n").state)
-    with pytest.raises(ValueError, match="needs a column 'prompt'; the data set has input_ids"):
+    with pytest.raises(ValueError, match="has no column 'prompt'; it has input_ids"):
         small.tune(tmp_path / "x", inputs={"data": small.packed})
 
 

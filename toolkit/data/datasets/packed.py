@@ -1,21 +1,20 @@
-"""A data set tokenized once: blocks of one length for pre-training, or supervised rows with a completion mask.
+"""Text tokenized once, as blocks of one length for pre-training.
 
 A split with `text` becomes `input_ids` (int32) of exactly `sequence_length` tokens, documents one after the other with
-EOS between; the tokens that fill no last block are dropped and counted. A split with `prompt` and `completion` becomes
-one row each, `input_ids` and `completion_mask`, as TRL's SFTTrainer would make them (it can still pack them). Output
-splits: `train`, and `validation` if a split is named for it.
+EOS between; the tokens that fill no last block are dropped and counted. Output splits: `train`, and `validation` if a
+split is named for it.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from toolkit.data.splits import Splits, open_split
 from toolkit.stage import Artifact, Context
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerBase
 
     from toolkit.data.packing import Packer
 
@@ -26,9 +25,8 @@ class Spec:
 
     field: column of a text split. tokens: budget of `train`, rounded down to whole blocks; None takes all.
     shuffle_seed: order of the documents of `train`; None keeps it. bos: also begin each document with BOS.
-    document_boundaries: add `position_ids` that restart with each document.
+    document_boundaries: add `position_ids` that restart with each document, so that none sees another in training.
     parse_special: read the names of special tokens in the text as these tokens instead of as text.
-    overlong: what happens to a supervised row of more than `sequence_length` tokens.
     """
 
     dataset: str
@@ -41,7 +39,6 @@ class Spec:
     bos: bool = False
     document_boundaries: bool = False
     parse_special: bool = False
-    overlong: Literal["refuse", "drop", "truncate"] = "refuse"
 
     def __post_init__(self) -> None:
         if self.sequence_length < 2:
@@ -61,11 +58,10 @@ class Inputs:
 
 
 def fill(spec: Spec, inputs: Inputs, splits: Splits, ctx: Context) -> dict[str, Any]:
-    """Metrics, of `train` under these names and of `validation` with `validation_` before them: `tokens`, and for text
-    `documents`, `tokens_dropped`, `bytes_per_token`, for supervised rows `completion_tokens`, `rows_overlong`,
-    `rows_merged` (see `toolkit.data.supervised.encode`). Also `vocab_size`, the number of ids the tokenizer may give.
+    """Metrics, of `train` under these names and of `validation` with `validation_` before them: `tokens`, `documents`,
+    `tokens_dropped`, `bytes_per_token`. Also `vocab_size`, the number of ids the tokenizer may give.
     """
-    from toolkit.data.packing import load_tokenizer
+    from toolkit.checkpoints.folders import load_tokenizer
 
     tokenizer = load_tokenizer(inputs.tokenizer.path)
     if spec.bos and tokenizer.bos_token_id is None:
@@ -74,7 +70,7 @@ def fill(spec: Spec, inputs: Inputs, splits: Splits, ctx: Context) -> dict[str, 
     for name, source in (("train", spec.split), ("validation", spec.validation)):
         if source is None:
             continue
-        rows = open_split(inputs.data.path, source)
+        rows = open_split(inputs.data.path, source, [spec.field])
         if name == "train" and spec.shuffle_seed is not None:
             rows = _shuffled(rows, spec.shuffle_seed)
         found = _fill_split(name, spec, rows, tokenizer, splits, ctx)
@@ -90,29 +86,7 @@ def _shuffled(rows: "Dataset", seed: int) -> "Dataset":
 
 
 def _fill_split(
-    name: str, spec: Spec, rows: "Dataset", tokenizer: "PreTrainedTokenizerFast", splits: Splits, ctx: Context
-) -> dict[str, Any]:
-    from toolkit.data import supervised
-
-    if spec.field in rows.column_names:
-        if spec.overlong != "refuse":
-            raise ValueError(f"overlong: {spec.overlong} is for supervised rows; text is cut into blocks, leave it out")
-        return _fill_text(name, spec, rows, tokenizer, splits, ctx)
-    if not {"prompt", "completion"} <= set(rows.column_names):
-        raise ValueError(
-            f"split {rows.split!s} has neither the column {spec.field!r} nor 'prompt' and 'completion'; "
-            f"it has {', '.join(rows.column_names)}"
-        )
-    unused = {"field": spec.field != "text", "tokens": spec.tokens is not None, "bos": spec.bos,
-              "document_boundaries": spec.document_boundaries, "parse_special": spec.parse_special}  # fmt: skip
-    if any(unused.values()):
-        option = next(option for option, given in unused.items() if given)
-        raise ValueError(f"{option} is for text; split {rows.split!s} has prompts and completions, leave it out")
-    return supervised.fill(name, rows, tokenizer, spec.sequence_length, spec.overlong, splits, ctx)
-
-
-def _fill_text(
-    name: str, spec: Spec, rows: "Dataset", tokenizer: "PreTrainedTokenizerFast", splits: Splits, ctx: Context
+    name: str, spec: Spec, rows: "Dataset", tokenizer: "PreTrainedTokenizerBase", splits: Splits, ctx: Context
 ) -> dict[str, Any]:
     from toolkit.data.packing import Packer
 
@@ -142,7 +116,7 @@ def _fill_text(
 
 
 def _blocks(
-    spec: Spec, rows: "Dataset", tokenizer: "PreTrainedTokenizerFast", packer: "Packer", limit: int | None
+    spec: Spec, rows: "Dataset", tokenizer: "PreTrainedTokenizerBase", packer: "Packer", limit: int | None
 ) -> Iterator[tuple[list[str], int, Any]]:
     """(texts, their number of tokens, complete blocks or None), a batch at a time."""
     from toolkit.data.packing import encode, text_batches

@@ -68,11 +68,12 @@ class Inputs:
 
 def run(spec: Spec, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
     """Fill `out` with predictions.parquet; metrics count rows, tokens, and answers that did not end by themselves."""
+    from toolkit.data.splits import open_split
     from toolkit.generation import rows, shards
     from toolkit.generation.engine import Decoding, Engine, batches
     from toolkit.generation.models import context_length, load
 
-    split = rows.open_split(inputs.data.path, spec.split, ("prompt",), spec.limit)
+    split = open_split(inputs.data.path, spec.split, ("prompt",), spec.limit)
     gold = rows.gold_column(split)
     model, tokenizer = load(inputs.model.path, spec.precision, ctx.resources.threads)
     prompts, cut = rows.fit(

@@ -1,7 +1,7 @@
 """Pre-training: next-token cross-entropy on packed rows, from an architecture at random or from a model that exists.
 
-Data rows are `input_ids` of one length (see prepare/packed); where they bring a `completion_mask`, only the tokens that
-it marks are targets. Every row counts: documents in a row attend to each other, as is usual in pre-training.
+Data rows are `input_ids` of one length, as prepare's `dataset: packed` makes them. Documents in a row attend to each
+other, as is usual in pre-training, unless the rows bring `position_ids` that restart with each: then none sees another.
 """
 
 from dataclasses import dataclass, field
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.stage import Artifact, Context
 from toolkit.training.architecture import check_words, make_config
-from toolkit.training.data import load_split, need_columns
 from toolkit.training.recipe import Precision, Recipe, Schedule, check_numbers
 
 if TYPE_CHECKING:
@@ -91,13 +90,13 @@ def run(spec: Spec, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
         ValueError: architecture and model both or neither given, rows that do not fit, and what the engine says.
     """
     from toolkit.checkpoints.check import check_model
+    from toolkit.data.splits import open_split
     from toolkit.training.engine import Run, settle, train
 
     settle()
     source = _source(spec, inputs, ctx)
     summary = check_model(source, tokenizer=inputs.tokenizer.path)
-    rows = load_split(inputs.data.path, spec.split)
-    need_columns(rows, ["input_ids"], "pre-training (on packed rows, see prepare with `dataset: packed`)")
+    rows = open_split(inputs.data.path, spec.split, ["input_ids"])  # packed rows: prepare with `dataset: packed`
     length = _row_length(rows, source)
     plan = Run(
         recipe=spec.recipe(),
@@ -172,7 +171,9 @@ def _trainer(arguments: dict[str, Any], load: "Load", rows: "Dataset", vocab_siz
     from toolkit.training.exact import Exact
 
     args = TrainingArguments(**arguments, remove_unused_columns=False)
-    return Exact(model=load(), args=args, train_dataset=rows, data_collator=_collator(vocab_size))
+    model: Any = load()
+    model.config.use_cache = False  # with a cache, transformers would let packed documents see each other
+    return Exact(model=model, args=args, train_dataset=rows, data_collator=_collator(vocab_size))
 
 
 def _collator(vocab_size: int) -> Any:
@@ -186,8 +187,11 @@ def _collator(vocab_size: int) -> Any:
                 " with another tokenizer"
             )
         labels = ids.clone()
-        if "completion_mask" in rows[0]:
-            labels[torch.tensor([row["completion_mask"] for row in rows]) == 0] = -100
-        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+        if "position_ids" not in rows[0]:
+            return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+        # No attention mask: transformers then makes one from where the positions restart, one document a block.
+        positions = torch.tensor([row["position_ids"] for row in rows])
+        labels[positions == 0] = -100  # what a document begins with is not to be learned from the one before
+        return {"input_ids": ids, "position_ids": positions, "labels": labels}
 
     return collate

@@ -97,7 +97,7 @@ def run(spec: Spec, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
     """
     from toolkit.checkpoints.check import check_model
     from toolkit.checkpoints.folders import load_tokenizer
-    from toolkit.training.data import load_split, need_columns
+    from toolkit.data.splits import open_split
     from toolkit.training.engine import Run, settle, train
     from toolkit.training.turns import tokenise
 
@@ -105,8 +105,7 @@ def run(spec: Spec, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
     source = inputs.model.path
     check_model(source)
     tokenizer = load_tokenizer(source)
-    data = load_split(inputs.data.path, spec.split)
-    need_columns(data, ["prompt", "completion"], "supervised fine-tuning")
+    data = open_split(inputs.data.path, spec.split, ["prompt", "completion"])
     rows, counts = tokenise(data, tokenizer, spec.template, spec.max_length, ctx.state)
     if spec.packing:
         rows = _pack(rows, spec.max_length)
