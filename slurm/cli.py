@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from slurm import answers, commands, upkeep
 from slurm.terminal import INTERRUPTED, err
+from toolkit.failures import POLICY, Failure, classify
 
 app = typer.Typer(
     name="tidemark",
@@ -33,10 +34,12 @@ def main() -> None:
     gc.disable()  # a command makes up to a million small objects and no cycles worth a walk through all of them
     try:
         app()
-    except (ValueError, PermissionError) as error:
-        if os.environ.get("TIDEMARK_DEBUG"):
+    except (ValueError, OSError) as error:
+        full = classify(error) is Failure.DISK_FULL
+        if os.environ.get("TIDEMARK_DEBUG") or not (full or isinstance(error, (ValueError, PermissionError))):
             raise
-        err.print(f"[red]error:[/] {escape(str(error))}")
+        remedy = f". {POLICY[Failure.DISK_FULL].remedy}" if full else ""
+        err.print(f"[red]error:[/] {escape(str(error))}{remedy}")
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)

@@ -15,7 +15,7 @@ from toolkit import lookup, study_file
 from toolkit.study import Cell, Study
 
 FAILED, RUNNING, INTERRUPTED = 3, 4, 130
-out = Console(highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)  # a pipe has no width
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 StudyPath = Annotated[Path, typer.Argument(metavar="STUDY", help="A study file (.yaml, or .py that defines `study`).")]
@@ -58,7 +58,7 @@ def find_cell(opened: Opened, name: str) -> Cell:
     """
     wanted = name.replace(" ", "")
     digits = len(wanted) >= 4
-    found = [c for c in opened.cells if c.name == wanted or (digits and c.fingerprint.startswith(wanted))]
+    found = [c for c in opened.cells if c.name.replace(" ", "") == wanted or (digits and c.fingerprint.startswith(wanted))]
     found = found or [c for c in opened.cells if c.stage == wanted]
     if len({cell.fingerprint for cell in found}) == 1:
         return found[0]

@@ -92,7 +92,8 @@ def clean(
 
 
 def _studies(root: Path) -> list[str]:
-    return sorted(path.name for path in (root / "submissions").glob("*") if path.is_dir())
+    names = sorted(path.name for path in (root / "submissions").glob("*") if path.is_dir())
+    return [name for name in names if submissions.numbers(root, name)]
 
 
 def _leftovers(root: Path) -> list[Path]:

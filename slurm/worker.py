@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,8 @@ def _stop(worker: _Worker) -> None:
     """The allocation ends soon: start nothing more, and let the running stage save at its next step."""
     worker.stopping = True
     if worker.child:
-        os.kill(worker.child, signal.SIGUSR2)
+        with suppress(ProcessLookupError):  # it has just ended
+            os.kill(worker.child, signal.SIGUSR2)
 
 
 def _pull(worker: _Worker) -> int:
@@ -106,19 +108,18 @@ def _run(worker: _Worker, attempt: Attempt) -> bool:
     base = {"fingerprint": cell.fingerprint, "cell": cell.name, "launch": worker.launch}
     if attempt.lost is not None:
         message = "its worker ended without a word"
-        _log(worker, {**base, "event": "lost", "attempt": attempt.lost, "reason": Failure.LOST, "message": message})
+        worker.writer.append({**base, "event": "lost", "attempt": attempt.lost, "reason": Failure.LOST, "message": message})
     base["attempt"] = attempt.number
-    _log(worker, {**base, "event": "started"})
-    _warm_up(worker, cell)
+    worker.writer.append({**base, "event": "started"})
     started = time.monotonic()
-    report = _in_child(worker, attempt)
-    _log(worker, {**base, "seconds": round(time.monotonic() - started, 3), **report})
+    try:
+        _warm_up(worker, cell)
+        started = time.monotonic()
+        report = _in_child(worker, attempt)
+    except Exception as error:  # a library that does not import, no room for a folder, no memory for a process
+        report = _failure(error)
+    worker.writer.append({**base, "seconds": round(time.monotonic() - started, 3), **report})
     return report["event"] == "committed"
-
-
-def _log(worker: _Worker, event: dict[str, Any]) -> None:
-    worker.writer.append(event)
-    worker.board.take(event)
 
 
 def _warm_up(worker: _Worker, cell: Cell) -> None:
@@ -193,12 +194,14 @@ def _child(worker: _Worker, attempt: Attempt, out: Path, parent: int, writing: i
         report = _attempt(worker, attempt, out, log)
         code = 0
     except BaseException as error:
-        traceback.print_exc()
-        report = {"event": "failed", "reason": classify(error), "message": _sentence(error)}
-    finally:
+        report = _failure(error)
+        with suppress(OSError):  # a full disk has no room for the log either; the reason goes through the pipe
+            traceback.print_exc()
+    try:
+        os.write(writing, json.dumps(report).encode())  # short enough for a pipe to take at once (64 KiB)
         sys.stdout.flush()
         sys.stderr.flush()
-        os.write(writing, json.dumps(report).encode())  # short enough for a pipe to take at once (64 KiB)
+    finally:  # whatever happens: a child that went on here would be a second worker
         os._exit(code)
 
 
@@ -217,6 +220,8 @@ def _attempt(worker: _Worker, attempt: Attempt, out: Path, log: Path) -> dict[st
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the worker too, whose end is this child's
     signal.signal(signal.SIGUSR2, lambda _number, _frame: setattr(ctx, "stop_requested", True))
+    if worker.stopping:  # the signal came after the fork and before this handler
+        ctx.stop_requested = True
     inputs = {name: _artifact(worker.root, upstream) for name, upstream in cell.inputs.items()}
     started = time.time()
     try:
@@ -257,6 +262,11 @@ def _artifact(root: Path, cell: Cell) -> Artifact:
         )
     record.wait_visible(folder, made)
     return Artifact(path=record.payload(folder, made), fingerprint=cell.fingerprint, record=made)
+
+
+def _failure(error: BaseException) -> dict[str, Any]:
+    """The event of an attempt that ended in an exception."""
+    return {"event": "failed", "reason": classify(error), "message": _sentence(error)}
 
 
 def _sentence(error: BaseException) -> str:

@@ -16,7 +16,7 @@ from toolkit.fingerprint import fingerprint, spec_fields
 from toolkit.lookup import find, unknown
 from toolkit.spec import FieldError, build, coerce, defaults, field_types
 from toolkit.stage import Choice, Resources
-from toolkit.study import FOLDER, Cell, Coords, Keys, Scalar, Study, StudyError, axes
+from toolkit.study import COLUMNS, FOLDER, Cell, Coords, Keys, Scalar, Study, StudyError, axes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,6 +187,7 @@ def _expand_stage(
     except FieldError as error:
         raise _fail(study, str(error), "stages", name, "resources", error.field) from None
     found = []
+    _check_axis_names(study, name, sources)
     for coords, inputs in _join_inputs(study, name, sources, cells):
         prints = {key: cell.fingerprint for key, cell in inputs.items()}
         clash = [axis for axis in stage.axes if axis in coords]
@@ -203,6 +204,15 @@ def _expand_stage(
                 )
             )  # fmt: skip
     return found
+
+
+def _check_axis_names(study: Study, name: str, sources: Mapping[str, list[_Source]]) -> None:
+    """The axes that a stage opens, its own and those of unions, become columns of the table."""
+    unions = [("inputs", key) for key, alternatives in sources.items() if len(alternatives) > 1]
+    for place, axis in [*unions, *(("axes", axis) for axis in study.stages[name].axes)]:
+        if axis in COLUMNS:
+            text = f"an axis cannot be called {axis!r}, which is a column of the table (taken: {', '.join(COLUMNS)})"
+            raise _fail(study, text, "stages", name, place, axis)
 
 
 def _variants(study: Study, name: str, job: ModuleType, sources: Mapping[str, Any]) -> list[_Variant]:

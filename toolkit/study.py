@@ -18,6 +18,8 @@ Scalar = str | int | float | bool
 Keys = tuple[Any, ...]  # where a value stands: ("stages", "trained", "spec", "lr")
 Coords = dict[str, Scalar]
 FOLDER = "folder"  # the job of an adopted file or folder
+# Columns of the table beside the axes, which must not be called like them.
+COLUMNS = ("stage", "job", "task", "metric", "value", "stderr", "n", "state", "reason", "fingerprint")
 
 
 class StudyError(ValueError):

@@ -268,6 +268,10 @@ MISTAKES = {
         "  t: {job: score, inputs: {model: base}, axes: {step: [1]}}\n",
         "study.yaml:4: t.axes.step: the axis 'step' comes already from an input; pin it there or choose another name",
     ),
+    "an axis named like a column": (
+        "  t: {job: train, axes: {task: {a: {lr: 1}}}}\n",
+        "study.yaml:4: t.axes.task: an axis cannot be called 'task', which is a column of the table (taken: stage, job,",
+    ),
     "unknown axis pinned": (
         "  t: {job: train, inputs: {model: {stage: base, stp: 10}}}\n",
         "study.yaml:4: t.inputs.model: unknown axis 'stp'; did you mean 'step'? valid: step",

@@ -15,12 +15,11 @@ import pyarrow as pa
 from toolkit.analysis.gaps import with_stages_alike
 from toolkit.analysis.rows import NAMES, Rows, collect
 from toolkit.fingerprint import SHORT
+from toolkit.study import COLUMNS
 
 if TYPE_CHECKING:
     import pandas
 
-FIRST = ("stage", "job")
-LAST = ("task", "metric", "value", "stderr", "n", "state", "reason", "fingerprint")
 Coordinate = str | int | float | bool
 
 
@@ -80,10 +79,8 @@ def measure(
         ValueError: an axis has the name of a column, or an artifact's rows are malformed.
     """
     for axis in axes:
-        if axis in FIRST + LAST:
-            raise ValueError(
-                f"axis {axis!r} has the name of a column of the table: rename it (taken: {', '.join(FIRST + LAST)})"
-            )
+        if axis in COLUMNS:
+            raise ValueError(f"axis {axis!r} has the name of a column of the table: rename it ({', '.join(COLUMNS)})")
     done = {c.fingerprint: folders[c.fingerprint] for c in cells if states[c.fingerprint].state == "done"}
     rows = collect(done, index)
     measured, owner = _join(cells, rows)
