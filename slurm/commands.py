@@ -4,6 +4,7 @@ import gc
 import os
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,6 +33,8 @@ from slurm.terminal import (
 )
 from toolkit import plan as plan_module
 from toolkit.manifest import index
+
+MOST_CAUSES = 20  # lines of `plan` that say how new and drifted cells differ
 
 
 def plan(
@@ -80,11 +83,14 @@ def _print_plan(stages: list[plan_module.StagePlan]) -> None:
         shown = [str(n) if n else "·" for n in (*numbers, *more)]
         table.add_row(stage.stage, stage.job, *shown, ", ".join(stage.axes))
     out.print(table)
+    causes: dict[str, Counter[str]] = {}
     for stage in stages:
-        for line, count in stage.differences.most_common(8):
-            out.print(
-                f"  [bold]{escape(stage.stage)}[/]: {escape(line)}" + (f" [dim]({count} cells)[/]" if count > 1 else "")
-            )
+        for line, count in stage.differences.items():
+            causes.setdefault(line, Counter())[stage.stage] += count
+    for line, where in sorted(causes.items(), key=lambda cause: -cause[1].total())[:MOST_CAUSES]:
+        out.print(f"  {escape(line)}  [dim]{escape(', '.join(where))} ({where.total()} cells)[/]")
+    if len(causes) > MOST_CAUSES:
+        out.print(f"  [dim]and {len(causes) - MOST_CAUSES} more differences (--json lists all)[/]")
 
 
 def launch(

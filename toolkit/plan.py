@@ -148,13 +148,13 @@ class _Neighbours:
             made = min(some, key=lambda m: len(compare(json.loads(m.spec), cell.spec)), default=None)
         if made is None:
             return []
-        inputs = {name: upstream.fingerprint[:SHORT] for name, upstream in cell.inputs.items()}
-        were = {name: print_[:SHORT] for name, print_ in json.loads(made.inputs).items()}
+        were = json.loads(made.inputs)
+        changed = [name for name, upstream in cell.inputs.items() if were.get(name) != upstream.fingerprint]
         version = json.loads(made.provenance).get("version", cell.version)
         return (
             compare({"VERSION": version}, {"VERSION": cell.version})
             + compare(json.loads(made.spec), cell.spec)
-            + [f"input {line}" for line in compare(were, inputs)]
+            + [f"input {name}: another {cell.inputs[name].stage}" for name in changed]
         )
 
 
