@@ -46,8 +46,8 @@ quickstart: install
 	@.venv/bin/tidemark table $(QUICKSTART) --rows step --cols model --values exact_match --where stage=quality --where task=all
 	@echo; echo "The right answer found among four (chance is 0.25):"
 	@.venv/bin/tidemark table $(QUICKSTART) --rows step --cols model --values acc --where stage=scores
-	@echo; echo "Exact match with four examples in the prompt instead of tuning:"
-	@.venv/bin/tidemark table $(QUICKSTART) --rows step --cols stage --values exact_match --where stage=few_shot
+	@echo; echo "The same with four examples in the prompt instead of tuning:"
+	@.venv/bin/tidemark table $(QUICKSTART) --rows step --cols stage --values acc --where stage=few_shot
 	@echo
 	.venv/bin/tidemark report $(QUICKSTART)
 

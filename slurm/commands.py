@@ -13,7 +13,9 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from slurm import outline
 from slurm import status as status_module
+from slurm import submissions
 from slurm.terminal import (
     DEFAULT_ROOT,
     FAILED,
@@ -32,6 +34,7 @@ from slurm.terminal import (
     stop,
 )
 from toolkit import plan as plan_module
+from toolkit import study_file
 from toolkit.manifest import index
 
 MOST_CAUSES = 20  # lines of `plan` that say how new and drifted cells differ
@@ -108,6 +111,7 @@ def launch(
     opened = open_study(study, root, sets)
     states = plan_module.survey(opened.root, opened.study.name, opened.cells) if opened.root.is_dir() else {}
     if states and all(state.state == "done" for state in states.values()):
+        submissions.remember(opened.root, opened.study)
         out.print(f"nothing to do: all {len(opened.cells)} cells of {opened.study.name} are done")
         return
     try:
@@ -164,8 +168,12 @@ def status(
 
     Example: `tidemark status configs/studies/quickstart.yaml --watch`
     """
-    opened = open_study(study, root, sets)
-    found = status_module.read(opened.root, opened.study.name, opened.cells)
+    if watch and not out.is_terminal:
+        raise ValueError("--watch redraws a terminal, and this is none: use `tidemark status STUDY --json`")
+    root = root.expanduser().absolute()
+    words = study_file.load(study, sets or ())
+    cells = outline.nodes(root, words)
+    found = status_module.read(root, words.name, cells)
     if as_json:
         print_json(found.as_json())
     elif not watch:
@@ -176,7 +184,7 @@ def status(
             while True:
                 live.update(status_module.render(found), refresh=True)
                 time.sleep(1)
-                found = status_module.read(opened.root, opened.study.name, opened.cells)
+                found = status_module.read(root, words.name, cells)
 
 
 def why(study: StudyPath, cell: CellName, root: Root = DEFAULT_ROOT, sets: Sets = None) -> None:

@@ -15,8 +15,7 @@ from slurm import submissions
 from slurm.worker import work
 from toolkit import provenance
 from toolkit.manifest import adopt, claims
-from toolkit.manifest.files import write_atomic
-from toolkit.manifest.files import check_root
+from toolkit.manifest.files import check_root, write_atomic
 from toolkit.plan import folder
 from toolkit.study import Cell, Study
 
@@ -43,7 +42,7 @@ class Launch:
         found = []
         for job in self.jobs:
             if job.done() and not job.paths.result_pickle.exists():
-                found.append(f"worker {job.job_id} was killed")
+                found.append(f"worker {job.job_id} was killed, or had no room to say how it ended")
             elif job.done() and job.exception() is not None:
                 found.append(f"worker {job.job_id}: {str(job.exception()).strip()[-1500:]}")
         return found

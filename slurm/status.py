@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from rich.text import Text
 
 from toolkit.fingerprint import SHORT
 from toolkit.manifest import record
-from toolkit.plan import NEVER, STATES, CellState, folder, survey
+from toolkit.plan import NEVER, STATES, CellState, Node, folder, survey
 from toolkit.study import Cell
 
 COLORS = {"done": "green", "running": "cyan", "failed": "red", "blocked": "yellow", "never-run": "dim"}
@@ -26,21 +27,25 @@ class Status:
     """`progress` holds what running cells last told (`Context.progress`), by fingerprint."""
 
     study: str
-    cells: Sequence[Cell]
+    cells: Sequence[Node]
     states: Mapping[str, CellState]
     progress: Mapping[str, Mapping[str, Any]]
 
     def counts(self) -> dict[str, Counter[str]]:
         """Stage -> state -> number of cells."""
         found: dict[str, Counter[str]] = {}
-        for cell in self.cells:
-            found.setdefault(cell.stage, Counter())[self.states[cell.fingerprint].state] += 1
+        for stage, cells in groupby(self.cells, key=lambda cell: cell.stage):
+            found.setdefault(stage, Counter()).update(self.states[cell.fingerprint].state for cell in cells)
         return found
 
-    def in_state(self, state: str) -> list[Cell]:
+    def in_state(self, state: str) -> list[Node]:
         """The cells in a state; cells that share a fingerprint are listed once."""
-        unique = {cell.fingerprint: cell for cell in reversed(self.cells)}
-        return [cell for cell in reversed(unique.values()) if self.states[cell.fingerprint].state == state]
+        wanted = {print_ for print_, known in self.states.items() if known.state == state}
+        unique: dict[str, Node] = {}
+        for cell in self.cells if wanted else ():
+            if cell.fingerprint in wanted:
+                unique.setdefault(cell.fingerprint, cell)
+        return list(unique.values())
 
     def as_json(self) -> dict[str, Any]:
         """For `--json`."""
@@ -62,7 +67,7 @@ class Status:
         return {"study": self.study, "stages": stages, **listed}
 
 
-def read(root: Path, study: str, cells: Sequence[Cell]) -> Status:
+def read(root: Path, study: str, cells: Sequence[Node]) -> Status:
     """The status of a study from what lies under the root."""
     states = survey(root, study, cells)
     running = {print_ for print_, state in states.items() if state.state == "running"}
@@ -103,7 +108,7 @@ def render(status: Status, most: int = 12) -> RenderableType:
     return Group(*parts)
 
 
-def _running(status: Status, cells: Sequence[Cell]) -> Table:
+def _running(status: Status, cells: Sequence[Node]) -> Table:
     table = Table.grid(padding=(0, 2))
     for cell in cells:
         told = status.progress.get(cell.fingerprint) or {}

@@ -25,12 +25,16 @@ def cells_of(root: Path, study: Study) -> list[Cell]:
     Raises:
         StudyError: what is wrong with the study, and where.
     """
-    content = partial(_content, root / "index" / "content.json")
-    return expand.expand(study, jobs.load, content)
+    return expand.expand(study, jobs.load, partial(content, root))
 
 
-def _content(cache: Path, path: Path) -> str:
-    return content_fingerprint(path, cache)[0]
+def content(root: Path, path: Path) -> str:
+    """The fingerprint of an adopted file or folder.
+
+    Raises:
+        ValueError: it is not there, or cannot be read.
+    """
+    return content_fingerprint(path, root / "index" / "content.json")[0]
 
 
 def cells(root: Path, study: str, number: int) -> list[Cell]:
@@ -69,6 +73,20 @@ def prepare(root: Path, study: Study, options: Mapping[str, Any]) -> int | None:
     finally:
         part.unlink()
     return number
+
+
+def remember(root: Path, study: Study) -> None:
+    """Note a launch that has nothing to run, if it is news: `clean` keeps what the latest launch of a study names."""
+    last = max(numbers(root, study.name), default=0)
+    if last and (read(root, study.name, last)["study"] == _plain(study) or active(root, study.name) is not None):
+        return
+    number = prepare(root, study, {"workers": 0})
+    if number is not None:
+        submitted(root, study.name, number, [])
+
+
+def _plain(study: Study) -> Any:
+    return json.loads(json.dumps(study.words()))
 
 
 def submitted(root: Path, study: str, number: int, workers: list[dict[str, Any]]) -> None:

@@ -58,7 +58,9 @@ def find_cell(opened: Opened, name: str) -> Cell:
     """
     wanted = name.replace(" ", "")
     digits = len(wanted) >= 4
-    found = [c for c in opened.cells if c.name.replace(" ", "") == wanted or (digits and c.fingerprint.startswith(wanted))]
+    found = [
+        c for c in opened.cells if c.name.replace(" ", "") == wanted or (digits and c.fingerprint.startswith(wanted))
+    ]
     found = found or [c for c in opened.cells if c.stage == wanted]
     if len({cell.fingerprint for cell in found}) == 1:
         return found[0]

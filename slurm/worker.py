@@ -108,7 +108,9 @@ def _run(worker: _Worker, attempt: Attempt) -> bool:
     base = {"fingerprint": cell.fingerprint, "cell": cell.name, "launch": worker.launch}
     if attempt.lost is not None:
         message = "its worker ended without a word"
-        worker.writer.append({**base, "event": "lost", "attempt": attempt.lost, "reason": Failure.LOST, "message": message})
+        worker.writer.append(
+            {**base, "event": "lost", "attempt": attempt.lost, "reason": Failure.LOST, "message": message}
+        )
     base["attempt"] = attempt.number
     worker.writer.append({**base, "event": "started"})
     started = time.monotonic()

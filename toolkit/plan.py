@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from toolkit.fingerprint import SHORT
 from toolkit.manifest import claims, index, record
@@ -33,7 +33,22 @@ DONE = CellState(state="done")
 NEVER = CellState(state="never-run")
 
 
-def survey(root: Path, study: str, cells: Sequence[Cell]) -> dict[str, CellState]:
+class Node(Protocol):
+    """What a cell must say of itself for its state to be found."""
+
+    @property
+    def stage(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def job(self) -> str: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def inputs(self) -> Mapping[str, "Node"]: ...
+
+
+def survey(root: Path, study: str, cells: Sequence[Node]) -> dict[str, CellState]:
     """Fingerprint -> state, for cells that stand after their inputs."""
     committed = index.committed(root)
     events = index.attempts_state(root, study)
@@ -51,7 +66,7 @@ def survey(root: Path, study: str, cells: Sequence[Cell]) -> dict[str, CellState
     return states
 
 
-def _blocked_by(upstream: Cell, states: Mapping[str, CellState]) -> CellState | None:
+def _blocked_by(upstream: Node, states: Mapping[str, CellState]) -> CellState | None:
     above = states[upstream.fingerprint]
     if above.state == "failed":
         return CellState(state="blocked", reason="UPSTREAM", message=f"{upstream.name} failed ({above.reason})")

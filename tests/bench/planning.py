@@ -1,6 +1,6 @@
 """Planning, launching without work and status at scale, on roots that are made for it: medians of several runs.
 
-    python -m tests.bench.planning
+python -m tests.bench.planning
 """
 
 import json
@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from slurm import outline
 from slurm import status as status_module
 from slurm import submissions
 from toolkit.manifest.files import check_root
@@ -62,7 +63,10 @@ def fill(root: Path, cells: list[Cell]) -> None:
         path.mkdir(parents=True)
         (path / "artifact.json").write_text(json.dumps(made))
         base = {"fingerprint": cell.fingerprint, "cell": cell.name, "launch": 1, "attempt": 1, "time": 0.0}
-        segments[i % 16] += [encode({**base, "event": "started"}), encode({**base, "event": "committed", "seconds": 1.0})]
+        segments[i % 16] += [
+            encode({**base, "event": "started"}),
+            encode({**base, "event": "committed", "seconds": 1.0}),
+        ]
         (root / "claims" / f"{cell.fingerprint[:12]}.1").write_text("{}")
     log = root / "log" / "scale"
     log.mkdir(parents=True)
@@ -99,7 +103,9 @@ def main() -> None:
         root, study = base / "small", chain(1000)
         check_root(root)
         file = write(study, base / "small.yaml")
-        rows.append(("plan, 1,000 cells x 6 stages, nothing cached", seconds(command("plan", file, "--root", str(root))), 2))
+        rows.append(
+            ("plan, 1,000 cells x 6 stages, nothing cached", seconds(command("plan", file, "--root", str(root))), 2)
+        )
         fill(root, submissions.cells_of(root, study))
         rows.append(("plan, all cached", seconds(command("plan", file, "--root", str(root))), 2))
         rows.append(("launch with nothing to do", seconds(command("launch", file, "--root", str(root))), 2))
@@ -110,8 +116,12 @@ def main() -> None:
         fill(root, submissions.cells_of(root, load(Path(file))))
         rows.append(("status of 100,000 cells, cold", seconds(command("status", file, "--root", str(root)), 1), 10))
         rows.append(("status of 100,000 cells, warm", seconds(command("status", file, "--root", str(root))), 1))
-        in_process = submissions.cells_of(root, load(Path(file)))
-        rows.append(("of which state of the cells", seconds(lambda: status_module.read(root, "scale", in_process)), 1))
+        words = load(Path(file))
+        nodes = outline.nodes(root, words)
+        assert isinstance(nodes[0], outline.Row)
+        rows.append(("of which the cells, from the snapshot", seconds(lambda: outline.nodes(root, words)), 1))
+        rows.append(("of which their states", seconds(lambda: status_module.read(root, "scale", nodes)), 1))
+        rows.append(("instead of the snapshot: expanding them", seconds(lambda: submissions.cells_of(root, words)), 2))
     for name, took, most in rows:
         print(f"| {name} | {took:.2f} s | {most} s |")
 

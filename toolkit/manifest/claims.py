@@ -16,7 +16,7 @@ from typing import Any
 from toolkit.fingerprint import SHORT
 from toolkit.manifest.files import sync_folder
 
-NAME = re.compile(r"([0-9a-f]+)\.(\d+)")
+NAMES = re.compile(r"^([0-9a-f]+)\.(\d+)$", re.MULTILINE)  # over all names at once: there may be 100,000
 
 
 def claim(root: Path, fingerprint: str, attempt: int, info: Mapping[str, Any]) -> bool:
@@ -93,11 +93,10 @@ def all_claims(root: Path) -> dict[str, int]:
 
 def _names(root: Path) -> list[tuple[str, int]]:
     try:
-        with os.scandir(root / "claims") as entries:
-            found = [NAME.fullmatch(entry.name) for entry in entries]
+        names = os.listdir(root / "claims")
     except FileNotFoundError:
         return []  # nothing was ever launched in this root
-    return [(match[1], int(match[2])) for match in found if match]
+    return [(name, int(number)) for name, number in NAMES.findall("\n".join(names))]
 
 
 def identity(pid: int | None = None) -> dict[str, Any]:

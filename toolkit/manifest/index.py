@@ -52,8 +52,7 @@ def committed(root: Path) -> dict[str, dict[str, str]]:
     except FileNotFoundError:
         return {}  # nothing was ever launched in this root
     for job in jobs:
-        with os.scandir(root / "artifacts" / job) as entries:
-            names = sorted(e.name for e in entries if e.name[-SHORT - 1 : -SHORT] == "-")
+        names = sorted(name for name in os.listdir(root / "artifacts" / job) if name[-SHORT - 1 : -SHORT] == "-")
         found[job] = {name[-SHORT:]: name for name in names}
     return found
 

@@ -1,4 +1,4 @@
-"""How long a table of a million rows takes: `python -m tests.bench.bench_table [artifacts] [rows in each]`.
+"""How long a table of a million rows takes: `python -m tests.bench.table [artifacts] [rows in each]`.
 
 Prints medians of five, in seconds: reading every artifact (cold), reading through the index (warm), then a rectangle
 and each format. The target is 3 s for a warm table and a pivot of 1,000,000 rows together.
