@@ -8,7 +8,7 @@ from toolkit.checkpoints.kept import kept_steps, model_folder
 from toolkit.stage import Artifact, Context
 
 VERSION = 1
-WARM = ("torch", "transformers", "tokenizers")
+WARM = ("torch", "tokenizers", "transformers.modeling_utils", "transformers.models.auto.modeling_auto")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,15 @@ from toolkit.spec import defaults
 from toolkit.stage import Artifact, Context, Interrupted
 
 VERSION = 1
-WARM = ("torch", "transformers", "datasets", "pyarrow.parquet", "lm_eval.evaluator", "lm_eval.models.huggingface")
+WARM = (
+    "torch",
+    "transformers",
+    "datasets",
+    "pyarrow.parquet",
+    "lm_eval.evaluator",
+    "lm_eval.models.huggingface",
+    "rouge_score.rouge_scorer",
+)
 EITHER = {"limit"}  # fields that mean something for a model and for predictions
 
 

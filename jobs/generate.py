@@ -8,7 +8,7 @@ from toolkit.stage import Choice, Context
 
 VERSION = 1
 CHOICE = Choice(field="recipe", package="toolkit.generation.recipes")
-WARM = ("torch", "transformers", "datasets", "pyarrow.parquet")
+WARM = ("torch", "datasets", "pyarrow.parquet", "transformers.modeling_utils", "transformers.generation.utils")
 
 
 def run(spec: Any, inputs: Any, out: Path, ctx: Context) -> dict[str, Any]:

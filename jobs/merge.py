@@ -8,7 +8,7 @@ from toolkit.stage import Choice, Context
 
 VERSION = 1
 CHOICE = Choice(field="method", package="toolkit.merging.methods")
-WARM = ("torch", "transformers", "tokenizers")
+WARM = ("torch", "tokenizers", "transformers.modeling_utils", "transformers.models.auto.modeling_auto")
 
 
 def run(spec: Any, inputs: Any, out: Path, ctx: Context) -> dict[str, Any]:

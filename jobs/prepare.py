@@ -13,7 +13,7 @@ from toolkit.stage import Choice, Context
 
 VERSION = 1
 CHOICE = Choice(field="dataset", package="toolkit.data.datasets")
-WARM = ("datasets", "pyarrow.parquet", "transformers")
+WARM = ("torch", "datasets", "pyarrow.parquet", "transformers.tokenization_utils_tokenizers")
 
 
 def run(spec: Any, inputs: Any, out: Path, ctx: Context) -> dict[str, Any]:

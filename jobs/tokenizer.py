@@ -7,7 +7,7 @@ from typing import Any, Literal
 from toolkit.stage import Artifact, Context
 
 VERSION = 1
-WARM = ("datasets", "transformers")
+WARM = ("torch", "datasets", "transformers.tokenization_utils_tokenizers")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,15 @@ from toolkit.stage import Choice, Context
 
 VERSION = 1
 CHOICE = Choice(field="method", package="toolkit.training.methods")
-WARM = ("torch", "transformers.trainer", "datasets", "pyarrow.parquet", "accelerate", "trl.trainer.sft_trainer")
+WARM = (
+    "torch",
+    "deepspeed",
+    "transformers.trainer",
+    "datasets",
+    "pyarrow.parquet",
+    "accelerate",
+    "trl.trainer.sft_trainer",
+)
 
 
 def run(spec: Any, inputs: Any, out: Path, ctx: Context) -> dict[str, Any]:

@@ -118,7 +118,12 @@ def launch(
         started = launch_module.launch_local(opened.root, opened.study, opened.cells, workers)
     except launch_module.AlreadyRunning as error:
         stop(str(error), RUNNING)
-    _follow(opened, launch_module.follow, started)
+    try:
+        _follow(opened, launch_module.follow, started)
+    except KeyboardInterrupt:
+        err.print("stopping: training saves its state, what cannot save is lost; launch again to resume")
+        started.stop()
+        raise
     _finish(opened, started.complaints())
 
 

@@ -5,8 +5,10 @@ and a second launch of a study that is being run is refused.
 """
 
 import os
+import signal
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,21 @@ class Launch:
     def alive(self) -> bool:
         """Whether a worker still runs."""
         return any(not job.done() for job in self.jobs)
+
+    def stop(self, seconds: float = 10.0) -> None:
+        """Ask the workers to end, so that training saves its state, and kill those that have not ended in time."""
+        for job in self.jobs:
+            _signal(int(job.job_id), signal.SIGTERM)  # submitit's controller passes it on to its worker
+        deadline = time.monotonic() + seconds
+        while self.alive() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        for job in self.jobs:
+            if not job.done():
+                controller = int(job.job_id)
+                for worker in Path(f"/proc/{controller}/task/{controller}/children").read_text().split():
+                    _signal(int(worker), signal.SIGKILL)
+        while self.alive():
+            time.sleep(0.1)
 
     def complaints(self) -> list[str]:
         """The last lines of each worker that died of an error instead of running out of work."""
@@ -77,10 +94,15 @@ def launch_local(root: Path, study: Study, cells: Sequence[Cell], workers: int) 
     gpus = visible_gpus()
     executor = submitit.LocalExecutor(submissions.folder(root, study.name) / f"{number}-workers")
     started = []
-    for i in range(workers):
-        mine = gpus[i::workers]
-        executor.update_parameters(timeout_min=MINUTES, gpus_per_node=len(mine), visible_gpus=mine)
-        started.append(executor.submit(work, root, study.name, number))
+    # Ctrl-C reaches every process of the terminal; ignored here, it is for the launcher alone, which stops the workers.
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        for i in range(workers):
+            mine = gpus[i::workers]
+            executor.update_parameters(timeout_min=MINUTES, gpus_per_node=len(mine), visible_gpus=mine)
+            started.append(executor.submit(work, root, study.name, number))
+    finally:
+        signal.signal(signal.SIGINT, interrupt)
     submissions.submitted(root, study.name, number, [claims.identity(int(job.job_id)) for job in started])
     return Launch(number=number, jobs=started)
 
@@ -91,6 +113,11 @@ def _already(root: Path, study: str, number: int) -> str:
         f"study {study!r} is being run already: launch {number}, started by process {who['pid']} on {who['host']};"
         " `tidemark status STUDY --watch` shows it; launch again once it has ended"
     )
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):  # it has just ended
+        os.kill(pid, number)
 
 
 def visible_gpus() -> list[int]:

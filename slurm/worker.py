@@ -37,6 +37,7 @@ CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.
 # Forked children inherit these. HF libraries must not reach for a network that compute nodes do not have.
 ENVIRONMENT = {
     "OMP_WAIT_POLICY": "passive",
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # the parent may ask whether there is a GPU, but must not start CUDA
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_OFFLINE": "1",
     "HF_DATASETS_OFFLINE": "1",
@@ -220,7 +221,6 @@ def _attempt(worker: _Worker, attempt: Attempt, out: Path, log: Path) -> dict[st
     chosen = choose(job, cell.spec)
     ctx = Context(state=out.parent / "state", resources=cell.resources)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the worker too, whose end is this child's
     signal.signal(signal.SIGUSR2, lambda _number, _frame: setattr(ctx, "stop_requested", True))
     if worker.stopping:  # the signal came after the fork and before this handler
         ctx.stop_requested = True

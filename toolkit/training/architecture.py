@@ -48,12 +48,13 @@ def make_config(architecture: Mapping[str, Any], tokenizer: Path) -> "PreTrained
     Raises:
         ValueError: an unknown model_type or field (nearest spelling), or fewer embedding rows than tokens.
     """
-    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
+    from transformers import CONFIG_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     check_words(architecture)
     words = dict(architecture)
     model_type = words.pop("model_type")
-    known = {name for name, kind in CONFIG_MAPPING.items() if kind in MODEL_FOR_CAUSAL_LM_MAPPING}
+    known = {name for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES if name in CONFIG_MAPPING}
     if model_type not in known:
         raise ValueError(unknown("architecture.model_type", model_type, known))
     kind = CONFIG_MAPPING[model_type]
