@@ -65,4 +65,4 @@ bench: install-dev
 
 # The launcher, a worker or a stage killed at random moments, over and over; `make test` does it a few times.
 kills: install-dev
-	$(ENVIRONMENT) $(PY) -m pytest tests/slurm/test_kills.py --kills $(KILLS)
+	$(ENVIRONMENT) $(PY) -m pytest tests/slurm/test_kills.py --kills $(KILLS) $(ARGS)
