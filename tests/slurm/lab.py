@@ -140,7 +140,11 @@ class Lab:
     def start(self, *words: object, stdout: int = subprocess.PIPE) -> "subprocess.Popen[str]":
         """Start a command in a process group of its own."""
         process = subprocess.Popen(
-            **self._words(words), stdout=stdout, stderr=subprocess.STDOUT, start_new_session=True
+            **self._words(words),
+            stdout=stdout,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=_hear_interrupts,
         )
         self.started.append(process)
         return process
@@ -186,6 +190,10 @@ class Lab:
                 process.stdout.close()
         for pid in processes_of(self.folder):
             os.kill(pid, signal.SIGKILL)
+
+
+def _hear_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell makes its background jobs, such as a CI run, deaf to it
 
 
 def until(look: Callable[[], Any], seconds: float = 60) -> Any:
