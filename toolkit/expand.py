@@ -356,14 +356,17 @@ def _check_shared(study: Study, at: Keys, left: list[Coords], right: list[Coords
 
 
 def slug(text: str, most: int = 48) -> str:
-    """Text as a folder name: letters, digits, dot, underscore and dash."""
-    return re.sub(r"[^\w.]+", "-", text, flags=re.ASCII).strip("-.")[:most].strip("-.") or "x"
+    """Text as a folder name: letters, digits, dot, plus, underscore and dash."""
+    return re.sub(r"[^\w.+]+", "-", text, flags=re.ASCII).strip("-.")[:most].strip("-.") or "x"
 
 
 def _label(job: ModuleType, spec: Mapping[str, Any]) -> str:
-    """The choice, then the scalar fields: `sft-epochs-2-lr-0.001`. A function of the spec alone, so that two studies
-    that share a cell share its folder."""
+    """The choice, then what is short: `sft-epochs-2-lr-0.001`. A function of the spec alone, so that two studies that
+    share a cell share its folder."""
     choice: Choice | None = getattr(job, "CHOICE", None)
-    first = [str(spec[choice.field])] if choice else []
-    rest = {k: v for k, v in spec.items() if isinstance(v, (str, int, float)) and not (choice and k == choice.field)}
-    return slug("-".join([*first, *(f"{k}-{v}" for k, v in rest.items())]) or "default")
+    words = [str(spec[choice.field])] if choice else []
+    for key, value in spec.items():
+        values = value if isinstance(value, list) else [value]
+        if not (choice and key == choice.field) and all(isinstance(v, (str, int, float)) for v in values):
+            words.append(f"{key}-{'+'.join(map(str, values))}")
+    return slug("-".join(words) or "default")

@@ -21,7 +21,7 @@ from toolkit.analysis.drawing import Point, panel
 from toolkit.analysis.formats import number
 from toolkit.analysis.gaps import encode, keys, show, spread_gaps, state_texts
 from toolkit.analysis.stats import intervals, mean_interval
-from toolkit.analysis.table import CellLike
+from toolkit.study import Cell
 
 PANELS, POINTS = 60, 25_000  # of one page: a point takes about 250 bytes of it
 LOSS_POINTS = 400  # of a loss curve: more than a panel has pixels for
@@ -164,7 +164,7 @@ def _with_text(point: Point, place: str, head: str) -> Point:
     return Point(at=point.at, value=point.value, low=point.low, high=point.high, state=point.state, text=text)
 
 
-def losses(cells: Sequence[CellLike], folders: Mapping[str, Path]) -> list[Panel]:
+def losses(cells: Sequence[Cell], folders: Mapping[str, Path]) -> list[Panel]:
     """A panel for each stage whose cells left a `loss.parquet` (step, loss, ...), a line for each cell."""
     stages: dict[str, dict[tuple[Any, ...], list[tuple[int, float]]]] = {}
     for cell in cells:

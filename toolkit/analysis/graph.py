@@ -6,7 +6,8 @@ variables with a light and a dark value: the picture follows the page or the vie
 
 import html
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+
+from toolkit.plan import StagePlan
 
 CHARACTER, ROW, PAD = 7.3, 17, 12  # pixels: width of a character at 13 px, line height, padding of a box
 GAP_X, GAP_Y, LANE = 44, 20, 2
@@ -30,22 +31,7 @@ STYLE = """
 Node = str | tuple[str, str, int]  # a stage, or the lane of an edge (from, to) in a layer
 
 
-class StageLike(Protocol):
-    """What the picture shows of a stage: `inputs` are names of stages, `states` counts its cells by state."""
-
-    @property
-    def stage(self) -> str: ...
-    @property
-    def job(self) -> str: ...
-    @property
-    def axes(self) -> Sequence[str]: ...
-    @property
-    def inputs(self) -> Sequence[str]: ...
-    @property
-    def states(self) -> Mapping[str, int]: ...
-
-
-def dag_svg(stages: Sequence[StageLike]) -> str:
+def dag_svg(stages: Sequence[StagePlan]) -> str:
     """A standalone `<svg>`. Stages come after their inputs; an input that is not among the stages is not drawn."""
     known = {s.stage: s for s in stages}
     edges = [(name, s.stage) for s in stages for name in dict.fromkeys(s.inputs) if name in known]
@@ -68,7 +54,7 @@ def dag_svg(stages: Sequence[StageLike]) -> str:
     )
 
 
-def _depths(stages: Sequence[StageLike], edges: Sequence[tuple[str, str]]) -> dict[str, int]:
+def _depths(stages: Sequence[StagePlan], edges: Sequence[tuple[str, str]]) -> dict[str, int]:
     """Stage -> layer: the length of its longest chain of inputs; a source moves next to what uses it first."""
     depth: dict[str, int] = {}
     for s in stages:
@@ -111,12 +97,12 @@ def _order(layers: list[list[Node]], chains: Sequence[Sequence[Node]]) -> list[l
     return layers
 
 
-def _size(stage: StageLike) -> tuple[float, float]:
+def _size(stage: StagePlan) -> tuple[float, float]:
     widest = max(len(stage.stage) * 1.08, *(len(line) * 0.9 for line in _lines(stage)))
     return max(92.0, widest * CHARACTER + 2 * PAD), PAD * 1.4 + ROW * (1 + len(_lines(stage))) + 8
 
 
-def _lines(stage: StageLike) -> list[str]:
+def _lines(stage: StagePlan) -> list[str]:
     cells = sum(stage.states.values())
     job = f"{stage.job} · {cells} cells" if cells != 1 else stage.job
     return [job, *([" × ".join(stage.axes)] if stage.axes else [])]
@@ -155,7 +141,7 @@ def _edge(
     return f'<path d="{path}" marker-end="url(#arrow)"/>'
 
 
-def _box(stage: StageLike, place: tuple[float, float], size: tuple[float, float]) -> str:
+def _box(stage: StagePlan, place: tuple[float, float], size: tuple[float, float]) -> str:
     (x, y), (width, height) = place, size
     counts = ", ".join(f"{n} {state}" for state, n in stage.states.items() if n)
     texts = [f'<text class="name" x="{x + PAD:.1f}" y="{y + PAD + 9:.1f}">{html.escape(stage.stage)}</text>']

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from toolkit.analysis.table import CellLike, StateLike
 from toolkit.manifest.record import RECORD
+from toolkit.plan import CellState
+from toolkit.study import Cell
 
 MACHINE = ("host", "cpus", "gpus", "SLURM_JOB_PARTITION")  # of the provenance of a record; nothing else is shown
 
@@ -40,7 +41,7 @@ class Origin:
     gpu_seconds: float = 0.0
 
 
-def origin(cells: Sequence[CellLike], states: Mapping[str, StateLike], folders: Mapping[str, Path]) -> Origin:
+def origin(cells: Sequence[Cell], states: Mapping[str, CellState], folders: Mapping[str, Path]) -> Origin:
     """Read the records of the done cells. One that cannot be seen is left out: the table says so (FS_VISIBILITY)."""
     found = Origin()
     for cell in cells:

@@ -7,6 +7,7 @@ other script to run: texts that models wrote are escaped by the template, and wo
 import base64
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,8 +23,10 @@ from toolkit.analysis.gaps import show
 from toolkit.analysis.graph import dag_svg
 from toolkit.analysis.origin import duration, origin
 from toolkit.analysis.payload import head, script_json, table_payload, visible
-from toolkit.analysis.table import CellLike, StateLike, counts, measure
+from toolkit.analysis.table import counts, measure
 from toolkit.failures import POLICY, Failure
+from toolkit.plan import CellState, StagePlan
+from toolkit.study import Cell
 
 PAGE = Path(__file__).parent / "page"
 PROMPTS, ANSWERS = 6, 24
@@ -31,24 +34,13 @@ LOG_LINES = 20
 FAILURES = 50
 
 
-@dataclass(frozen=True, kw_only=True)
-class StageBox:
-    """A stage of the lineage with the states of its cells."""
-
-    stage: str
-    job: str
-    axes: Sequence[str]
-    inputs: Sequence[str]
-    states: Mapping[str, int]
-
-
 def write_report(
     path: Path,
     *,
     name: str,
     text: str,
-    cells: Sequence[CellLike],
-    states: Mapping[str, StateLike],
+    cells: Sequence[Cell],
+    states: Mapping[str, CellState],
     folders: Mapping[str, Path],
     axes: Sequence[str],
     logs: Mapping[str, str] | None = None,
@@ -95,9 +87,9 @@ def write_report(
     return _write(path, _render(context))
 
 
-def stages(cells: Sequence[CellLike], states: Mapping[str, StateLike]) -> list[StageBox]:
+def stages(cells: Sequence[Cell], states: Mapping[str, CellState]) -> list[StagePlan]:
     """The stages of the cells with their axes, inputs and counts of states, in the order of the cells."""
-    groups: dict[str, list[CellLike]] = {}
+    groups: dict[str, list[Cell]] = {}
     for cell in cells:
         groups.setdefault(cell.stage, []).append(cell)
     boxes = []
@@ -105,7 +97,9 @@ def stages(cells: Sequence[CellLike], states: Mapping[str, StateLike]) -> list[S
         axes = list(dict.fromkeys(axis for cell in members for axis in cell.coords))
         inputs = list(dict.fromkeys(above.stage for cell in members for above in cell.inputs.values()))
         boxes.append(
-            StageBox(stage=stage, job=members[0].job, axes=axes, inputs=inputs, states=counts(members, states))
+            StagePlan(
+                stage=stage, job=members[0].job, axes=axes, inputs=inputs, states=Counter(counts(members, states))
+            )
         )
     return boxes
 
@@ -122,7 +116,7 @@ class Failed:
     log: str
 
 
-def failures(cells: Sequence[CellLike], states: Mapping[str, StateLike], logs: Mapping[str, str]) -> list[Failed]:
+def failures(cells: Sequence[Cell], states: Mapping[str, CellState], logs: Mapping[str, str]) -> list[Failed]:
     """Every failed cell in the order of the study."""
     found = []
     for cell in cells:
@@ -154,7 +148,7 @@ class Sample:
     left_out: int
 
 
-def samples(cells: Sequence[CellLike], folders: Mapping[str, Path]) -> list[Sample]:
+def samples(cells: Sequence[Cell], folders: Mapping[str, Path]) -> list[Sample]:
     """The first prompts of every stage that leaves `predictions.parquet`, with the answers of up to `ANSWERS` cells."""
     found: dict[str, dict[tuple[str, str], list[tuple[str, dict[str, str]]]]] = {}
     for cell in cells:
@@ -170,7 +164,7 @@ def samples(cells: Sequence[CellLike], folders: Mapping[str, Path]) -> list[Samp
     ]
 
 
-def _coordinates(cell: CellLike) -> str:
+def _coordinates(cell: Cell) -> str:
     return ", ".join(f"{axis} {show(value)}" for axis, value in cell.coords.items()) or cell.stage
 
 

@@ -7,7 +7,6 @@ that of the study (cells as they come), then task, then metric, so that equal in
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -15,49 +14,13 @@ import pyarrow as pa
 from toolkit.analysis.gaps import with_stages_alike
 from toolkit.analysis.rows import NAMES, Rows, collect
 from toolkit.fingerprint import SHORT
-from toolkit.study import COLUMNS
-
-if TYPE_CHECKING:
-    import pandas
-
-Coordinate = str | int | float | bool
-
-
-class CellLike(Protocol):
-    """What the table reads of a cell of a study."""
-
-    @property
-    def stage(self) -> str: ...
-    @property
-    def job(self) -> str: ...
-    @property
-    def coords(self) -> Mapping[str, Coordinate]: ...
-    @property
-    def spec(self) -> Mapping[str, Any]: ...
-    @property
-    def inputs(self) -> Mapping[str, Any]: ...
-    @property
-    def fingerprint(self) -> str: ...
-    @property
-    def name(self) -> str: ...
-
-
-class StateLike(Protocol):
-    """What the table reads of a cell's state: `state` is done, running, failed, blocked or never-run."""
-
-    @property
-    def state(self) -> str: ...
-    @property
-    def reason(self) -> str: ...
-    @property
-    def message(self) -> str: ...
-    @property
-    def attempt(self) -> int: ...
+from toolkit.plan import STATES, CellState
+from toolkit.study import COLUMNS, Cell, Scalar
 
 
 def measure(
-    cells: Sequence[CellLike],
-    states: Mapping[str, StateLike],
+    cells: Sequence[Cell],
+    states: Mapping[str, CellState],
     folders: Mapping[str, Path],
     axes: Sequence[str],
     index: Path | None = None,
@@ -98,11 +61,11 @@ def measure(
     return with_stages_alike(table, {c.stage: " ".join([c.job, *sorted(c.inputs)]) for c in cells})
 
 
-def _reason(cell: CellLike, states: Mapping[str, StateLike], rows: Rows) -> str | None:
+def _reason(cell: Cell, states: Mapping[str, CellState], rows: Rows) -> str | None:
     return "FS_VISIBILITY" if cell.fingerprint in rows.invisible else states[cell.fingerprint].reason or None
 
 
-def _join(cells: Sequence[CellLike], rows: Rows) -> tuple[pa.Table, np.ndarray]:
+def _join(cells: Sequence[Cell], rows: Rows) -> tuple[pa.Table, np.ndarray]:
     """The measurement columns in the order of the cells, and the cell's position that each row belongs to."""
     starts, counts = [], []
     tasks: list[str | None] = []
@@ -124,7 +87,7 @@ def _join(cells: Sequence[CellLike], rows: Rows) -> tuple[pa.Table, np.ndarray]:
     return (both if np.array_equal(take, np.arange(both.num_rows)) else both.take(pa.array(take))), owner
 
 
-def tasks_of(cell: CellLike) -> list[str]:
+def tasks_of(cell: Cell) -> list[str]:
     """The tasks that a cell's spec names, sorted; [] where it names none."""
     tasks = cell.spec.get("tasks") or ()
     return sorted(str(t) for t in ([tasks] if isinstance(tasks, str) else tasks))
@@ -138,7 +101,7 @@ def _names(values: Sequence[str | None], owner: np.ndarray) -> pa.DictionaryArra
     return pa.DictionaryArray.from_arrays(pa.array(indices, mask=indices < 0), pa.array(list(codes), pa.string()))
 
 
-def coordinate_column(values: Sequence[Coordinate | None], owner: np.ndarray) -> pa.Array:
+def coordinate_column(values: Sequence[Scalar | None], owner: np.ndarray) -> pa.Array:
     """A column of one axis in the narrowest type that holds every coordinate: bool, int64, float64, else text."""
     kinds = {type(v) for v in values if v is not None}
     if not kinds or not (kinds == {bool} or kinds <= {int, float}):
@@ -147,21 +110,13 @@ def coordinate_column(values: Sequence[Coordinate | None], owner: np.ndarray) ->
     return pa.array(values, kind).take(pa.array(owner))
 
 
-def _text(value: Coordinate) -> str:
+def _text(value: Scalar) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def frame(table: pa.Table) -> "pandas.DataFrame":
-    """The table for pandas, with integers that stay integers beside missing ones (`Int64`)."""
-    import pandas
-
-    wide = {pa.int64(): pandas.Int64Dtype(), pa.bool_(): pandas.BooleanDtype()}
-    return table.to_pandas(types_mapper=wide.get)
-
-
-def counts(cells: Iterable[CellLike], states: Mapping[str, StateLike]) -> dict[str, int]:
+def counts(cells: Iterable[Cell], states: Mapping[str, CellState]) -> dict[str, int]:
     """How many cells are in each state, in the order in which a person reads them."""
-    found = dict.fromkeys(("done", "running", "failed", "blocked", "never-run"), 0)
+    found = dict.fromkeys(STATES, 0)
     for cell in cells:
         state = states[cell.fingerprint].state
         found[state] = found.get(state, 0) + 1

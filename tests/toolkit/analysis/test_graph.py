@@ -3,8 +3,8 @@ import xml.etree.ElementTree as ET
 from collections import Counter
 
 from toolkit.analysis.graph import dag_svg
-from toolkit.analysis.report import StageBox, stages
-from toolkit.plan import plan
+from toolkit.analysis.report import stages
+from toolkit.plan import StagePlan, plan
 
 from .fake_study import FakeStudy
 
@@ -52,7 +52,7 @@ def test_the_plan_can_be_drawn(study: FakeStudy) -> None:
 
 def test_names_are_escaped() -> None:
     name = "<script>alert(1)</script>&"
-    svg = dag_svg([StageBox(stage=name, job="a<b", axes=["x<y"], inputs=[], states=Counter(done=1))])
+    svg = dag_svg([StagePlan(stage=name, job="a<b", axes=["x<y"], inputs=[], states=Counter(done=1))])
     assert "<script" not in svg and name in boxes(svg)
 
 
@@ -61,6 +61,6 @@ def test_an_empty_study_is_an_empty_picture() -> None:
 
 
 def test_shares_of_states_fill_the_bar(study: FakeStudy) -> None:
-    svg = dag_svg([StageBox(stage="s", job="j", axes=[], inputs=[], states={"done": 3, "failed": 1})])
+    svg = dag_svg([StagePlan(stage="s", job="j", axes=[], inputs=[], states=Counter(done=3, failed=1))])
     widths = [float(w) for w in re.findall(r'class="(?:done|failed)"[^>]*width="([\d.]+)"', svg)]
     assert len(widths) == 2 and abs(widths[0] / widths[1] - 3) < 0.05

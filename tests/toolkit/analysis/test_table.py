@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from toolkit.analysis.formats import to_csv, to_markdown, to_parquet
-from toolkit.analysis.table import frame, measure
+from toolkit.analysis.table import measure
 
-from .fake_study import DONE, MODELS, NEVER, STEPS, TASKS, FakeStudy, N, skill
+from .fake_study import DONE, NEVER, FakeStudy, N, skill
 
 COLUMNS = [
     "stage",
@@ -171,13 +171,6 @@ def test_an_axis_has_the_narrowest_type(
     found = table["a"].type
     assert (found.value_type if pa.types.is_dictionary(found) else found) == kind
     assert table["a"].to_pylist() == shown
-
-
-def test_pandas_keeps_integers(table: pa.Table) -> None:
-    whole = frame(table)
-    assert str(whole["step"].dtype) == "Int64" and str(whole["n"].dtype) == "Int64"
-    assert whole["step"].dropna().unique().tolist() == list(STEPS)
-    assert set(whole["model"].dropna()) == set(MODELS) and set(TASKS) <= set(whole["task"].dropna())
 
 
 def test_a_study_without_cells_has_the_columns() -> None:
