@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from slurm import submissions
-from slurm.terminal import DEFAULT_ROOT, FAILED, RUNNING, Root, Sets, err, open_study, out, stop
+from slurm.terminal import DEFAULT_ROOT, FAILED, RUNNING, AsJson, Root, Sets, err, open_study, out, print_json, stop
 from toolkit.expand import slug
 from toolkit.manifest import adopt as adoption
 from toolkit.manifest import index, record
@@ -22,6 +22,7 @@ def verify(
     root: Root = DEFAULT_ROOT,
     sets: Sets = None,
     quick: Annotated[bool, typer.Option("--quick", help="Compare sizes only; do not read the files.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Hold every file of every artifact against its record: missing, extra, cut or changed files are listed.
 
@@ -32,13 +33,15 @@ def verify(
     if study is not None:
         wanted = {folder(root, cell) for cell in open_study(study, root, sets).cells}
         folders = [path for path in folders if path in wanted]
-    wrong = 0
-    for path in folders:
-        problems = record.verify(path, deep=not quick)
-        wrong += bool(problems)
-        for problem in problems:
-            err.print(f"[red]{escape(str(path.relative_to(root)))}[/]: {escape(problem)}")
-    out.print(f"{len(folders)} artifacts, {wrong} damaged")
+    checked = {str(path.relative_to(root)): record.verify(path, deep=not quick) for path in folders}
+    wrong = {name: problems for name, problems in checked.items() if problems}
+    if as_json:
+        print_json({"artifacts": len(checked), "damaged": wrong})
+    else:
+        for name, problems in wrong.items():
+            for problem in problems:
+                err.print(f"[red]{escape(name)}[/]: {escape(problem)}")
+        out.print(f"{len(checked)} artifacts, {len(wrong)} damaged")
     if wrong:
         stop("move each damaged folder away and launch again to make it anew", FAILED)
 

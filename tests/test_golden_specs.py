@@ -10,9 +10,14 @@ import typing
 from pathlib import Path
 from typing import Any
 
+import jobs
+from slurm.submissions import cells_of
 from tests.test_house import STAGES
-from toolkit.fingerprint import canonical
-from toolkit.spec import defaults, field_types, type_name
+from toolkit.expand import choose
+from toolkit.fingerprint import canonical, spec_fields
+from toolkit.provenance import HOME
+from toolkit.spec import build, defaults, field_types, type_name
+from toolkit.study_file import load
 
 FILE = Path(__file__).with_name("golden_specs.json")
 UPDATE = "python -m tests.test_golden_specs"
@@ -53,6 +58,13 @@ def test_specs_are_as_on_file() -> None:
     assert not changed, f"a changed default needs a new VERSION of its job: {', '.join(changed)}; then {UPDATE}"
     other = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
     assert not other, f"these specs are not as on file: {', '.join(other)}; if that is meant, update with {UPDATE}"
+
+
+def test_spelling_defaults_out_changes_no_fingerprint() -> None:
+    for cell in cells_of(Path("unused"), load(HOME / "configs" / "studies" / "quickstart.yaml")):
+        spec = choose(jobs.load(cell.job), cell.spec).Spec
+        whole = build(spec, {**{name: canonical(value) for name, value in defaults(spec).items()}, **cell.spec})
+        assert spec_fields(whole) == cell.spec, f"{cell.name}: its defaults, spelled out, make another cell of it"
 
 
 def test_a_changed_default_is_found_unless_the_version_says_so() -> None:
