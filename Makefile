@@ -1,4 +1,4 @@
-# make quickstart | test | lint | bench | kills; each does all of its set-up. Options: PYTHON=python3.12 ARGS="-k plan"
+# make quickstart | test | lint | bench | kills | cluster; each does all of its set-up. Options: PYTHON=python3.12 ARGS="-k plan"
 # Paths here are relative and without spaces; the checkout itself may lie in a path that has some.
 
 PYTHON ?= python3
@@ -14,7 +14,7 @@ BENCHES := $(filter-out __init__,$(basename $(notdir $(wildcard tests/bench/*.py
 # Tests and benchmarks share the machine: one thread each, no waiting in busy loops, no network.
 ENVIRONMENT := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
-.PHONY: help install install-dev quickstart test lint bench kills
+.PHONY: help install install-dev quickstart test lint bench kills cluster
 .DELETE_ON_ERROR:
 
 help:
@@ -66,3 +66,7 @@ bench: install-dev
 # The launcher, a worker or a stage killed at random moments, over and over; `make test` does it a few times.
 kills: install-dev
 	$(ENVIRONMENT) $(PY) -m pytest tests/slurm/test_kills.py --kills $(KILLS) $(ARGS)
+
+# A real Slurm on this machine; tests/cluster/README.md says what to install for it.
+cluster: install-dev
+	$(ENVIRONMENT) $(PY) -m pytest tests/cluster $(ARGS)

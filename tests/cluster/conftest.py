@@ -1,0 +1,3 @@
+"""The cluster's own tests use it like all others."""
+
+from tests.cluster.fixtures import calm, cluster  # noqa: F401
