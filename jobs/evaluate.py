@@ -109,7 +109,7 @@ def _model(spec: Spec, model: Artifact, data: Artifact | None, out: Path, ctx: C
     tasks = load(spec.tasks, source, spec.shots, spec.seed, ctx.state / "tasks")
     weights, tokenizer = models.load(model.path, spec.precision, ctx.resources.threads)
     longest = spec.max_length or models.context_length(weights) or 2048
-    batch = ctx.resources.micro_batch or max(1, ctx.resources.batch_tokens // longest)
+    batch = max(1, (ctx.resources.micro_batch or ctx.resources.batch_tokens // longest) >> ctx.resources.halvings)
 
     def report(done: int, total: int) -> None:
         ctx.progress(done, total, unit="request")

@@ -1,6 +1,6 @@
 """Train a model: the method that the spec names is a module of `toolkit.training.methods`.
 
-`resources.processes` ranks, `resources.zero` for DeepSpeed; neither changes what is computed.
+`resources.processes` ranks on each node, `resources.zero` for DeepSpeed; neither changes what is computed.
 """
 
 from pathlib import Path
@@ -10,6 +10,7 @@ from toolkit import lookup
 from toolkit.stage import Choice, Context
 
 VERSION = 1
+MANY_NODES = True
 CHOICE = Choice(field="method", package="toolkit.training.methods")
 WARM = (
     "torch",

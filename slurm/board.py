@@ -5,11 +5,12 @@ two workers that both think a cell is free are told apart by link(2).
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from slurm import queue
 from toolkit.failures import POLICY, Failure
 from toolkit.fingerprint import SHORT
 from toolkit.manifest import claims, index
@@ -17,21 +18,54 @@ from toolkit.manifest.log import Reader
 from toolkit.plan import folder, remaining
 from toolkit.study import Cell
 
+Outlook = Literal["", "time", "later", "others"]
+SILENT_SECONDS = 900.0  # a worker that nobody can be asked about is believed dead when it has said nothing for so long
+
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """A claimed try at a cell; `lost` is the attempt before it if that one ended without a word."""
+    """A claimed try at a cell. halvings: how often memory ran out at it before."""
 
     cell: Cell
     number: int
-    lost: int | None
+    halvings: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What a board leaves to its worker.
+
+    mine: fingerprints of what fits its allocation; home: of what its shape is for. has_time: whether there is enough
+    left for a cell. learn: is told what a committed cell took. alive: (claim, when it was made) -> whether its maker
+    lives, or None. retry: type -> further attempts, where a person said otherwise than `POLICY`.
+    """
+
+    mine: Collection[str]
+    home: Collection[str]
+    has_time: Callable[[Cell], bool] = lambda cell: True
+    learn: Callable[[Cell, float], None] = lambda cell, seconds: None
+    alive: Callable[[Mapping[str, Any], float], bool | None] = lambda info, made: claims.liveness(info)
+    retry: Mapping[str, int] = field(default_factory=dict)
+
+    def most(self, reason: str) -> int:
+        """Further attempts after a failure of this type."""
+        return self.retry.get(reason, POLICY[Failure(reason)].retry)
 
 
 class Board:
-    """The cells of launch `launch` of a study, as one worker sees them."""
+    """The cells of launch `launch` of a study, as one worker sees them; `say` appends an event to its log."""
 
-    def __init__(self, root: Path, study: str, launch: int, cells: Sequence[Cell]) -> None:
-        self.root, self.launch = root, launch
+    def __init__(
+        self,
+        root: Path,
+        study: str,
+        launch: int,
+        cells: Sequence[Cell],
+        rules: Rules,
+        say: Callable[[Mapping[str, Any]], object],
+        now: Callable[[], float],
+    ) -> None:
+        self.root, self.launch, self.rules, self.say, self.now = root, launch, rules, say, now
         self.cells = {cell.fingerprint: cell for cell in cells}
         self.rank = remaining(cells)
         self.order = {print_: i for i, print_ in enumerate(self.cells)}
@@ -41,80 +75,138 @@ class Board:
             for upstream in inputs:
                 self.feeds[upstream].append(print_)
         self.ready = {print_ for print_, inputs in self.waits_for.items() if not inputs}
+        self.hopeful = set(self.cells)  # what is not done, and may still be
         self.ended: dict[str, int] = {}  # the last attempt that is known to have ended
-        self.failures: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self.heard: dict[str, float] = {}  # writer -> when this worker last read something of it
+        self.failed: defaultdict[str, dict[int, str]] = defaultdict(dict)  # attempt -> type, of this launch
+        self.cancelled: set[str] = set()  # fingerprints that a person cancelled
+        self.ends = False  # a person cancelled the whole launch
         self.claimed = claims.all_claims(root)
         self.reader = Reader(root, study)
+        self.begun = False
         committed = index.committed(root)
         for print_, cell in self.cells.items():
             if print_[:SHORT] in committed.get(cell.job, ()):
                 self.mark_done(print_)
         self.refresh()
+        self.begun = True
 
     def mark_done(self, print_: str) -> None:
         """A cell's artifact exists: what waited for it may be ready."""
         self.ready.discard(print_)
-        for consumer in self.feeds.get(print_, ()):
+        self.hopeful.discard(print_)
+        for consumer in self.feeds.pop(print_, ()):
             self.waits_for[consumer].discard(print_)
-            if not self.waits_for[consumer]:
+            if not self.waits_for[consumer] and consumer in self.hopeful:
                 self.ready.add(consumer)
-        self.feeds.pop(print_, None)
+
+    def give_up(self, print_: str) -> None:
+        """This launch tries a cell no more, nor what is made from it."""
+        self.ready.discard(print_)
+        waiting = [print_]
+        while waiting:
+            lost = waiting.pop()
+            if lost in self.hopeful:
+                self.hopeful.discard(lost)
+                waiting += self.feeds.get(lost, ())
 
     def refresh(self) -> None:
         """Take in what the workers of this study, this one too, wrote since the last call."""
         for event in self.reader.new_events():
-            if event.get("fingerprint") in self.cells:
+            self.heard[event["writer"]] = self.now()
+            if event["event"] == "cancelled" and event["launch"] == self.launch:
+                self._cancel(event.get("fingerprints"))
+            elif event.get("fingerprint") in self.cells:
                 self.take(event)
 
+    def _cancel(self, fingerprints: Sequence[str] | None) -> None:
+        if fingerprints is None:
+            self.ends = True
+        for print_ in fingerprints or ():
+            self.cancelled.add(print_)
+            self.give_up(print_)
+
     def take(self, event: Mapping[str, Any]) -> None:
-        """Take in one event."""
+        """Take in one event of a cell."""
         print_ = event["fingerprint"]
         if event["event"] == "started":
             return
         self.ended[print_] = max(event["attempt"], self.ended.get(print_, 0))
-        if event["launch"] != self.launch:
-            return  # what an earlier launch committed may have been moved away since: the artifacts tell
         if event["event"] == "committed":
-            self.mark_done(print_)
-        elif event["event"] in ("failed", "lost"):
-            self.failures[print_][event["reason"]] += 1
-            if self.gave_up(print_):
-                self.ready.discard(print_)
+            self.rules.learn(self.cells[print_], event["seconds"] + event.get("seconds_before", 0.0))
+            # What was committed before may have been moved away since: the artifacts told.
+            if event["launch"] == self.launch or (self.begun and folder(self.root, self.cells[print_]).is_dir()):
+                self.mark_done(print_)
+        elif event["launch"] == self.launch and event["event"] in ("failed", "lost"):
+            self.failed[print_][event["attempt"]] = event["reason"]
+            if self.failures(print_)[event["reason"]] > self.rules.most(event["reason"]):
+                self.give_up(print_)
 
-    def gave_up(self, print_: str) -> bool:
-        """Whether this launch tries the cell no more: one kind of failure came more often than its policy retries."""
-        return any(count > POLICY[Failure(reason)].retry for reason, count in self.failures[print_].items())
+    def failures(self, print_: str) -> Counter[str]:
+        """Type -> how many attempts of this launch at a cell ended so; two may tell of one lost attempt."""
+        return Counter(self.failed[print_].values())
 
     def take_next(self, last: Cell | None, info: Mapping[str, Any]) -> Attempt | None:
-        """Claim the cell to run now: what the longest chain hangs on, among equals what reads the last one's output."""
-        for print_ in sorted(self.ready, key=lambda p: self._priority(p, last)):
-            attempt = self._claim(self.cells[print_], info)
-            if attempt is not None:
-                return attempt
+        """Claim the cell to run now: one that this shape is for before others, then what the longest chain hangs on,
+        then what reads the last one's output."""
+        mine = [print_ for print_ in self.ready if print_ in self.rules.mine]
+        for print_ in sorted(mine, key=lambda p: self._priority(p, last)):
+            if self.rules.has_time(self.cells[print_]):
+                attempt = self._claim(self.cells[print_], info)
+                if attempt is not None:
+                    return attempt
         return None
 
-    def _priority(self, print_: str, last: Cell | None) -> tuple[int, bool, int]:
+    def _priority(self, print_: str, last: Cell | None) -> tuple[bool, int, bool, int]:
         upstream = {c.fingerprint for c in self.cells[print_].inputs.values()}
         warm = last is not None and last.fingerprint in upstream
-        return (-self.rank[print_], not warm, self.order[print_])
+        return (print_ not in self.rules.home, -self.rank[print_], not warm, self.order[print_])
 
     def _claim(self, cell: Cell, info: Mapping[str, Any]) -> Attempt | None:
         print_, short = cell.fingerprint, cell.fingerprint[:SHORT]
         while True:
             before = self.claimed.get(short, 0)
             open_ = before > self.ended.get(print_, 0)
-            if open_ and claims.liveness(claims.read_claim(self.root, short, before)) is not False:
+            if open_ and self._lives(short, before):
                 return None
             if folder(self.root, cell).is_dir():  # its worker died between the rename and the log line
                 self.mark_done(print_)
                 return None
+            if open_ and not self._bury(cell, before):
+                return None
             self.claimed[short] = before + 1
             if claims.claim(self.root, print_, before + 1, info):
-                return Attempt(cell=cell, number=before + 1, lost=before if open_ else None)
+                return Attempt(cell=cell, number=before + 1, halvings=self.failures(print_)[Failure.OOM])
 
-    def others_at_work(self) -> bool:
-        """Whether a ready cell is claimed and has not ended: wait for it, or take it over once its worker is dead.
+    def _lives(self, short: str, attempt: int) -> bool:
+        info = claims.read_claim(self.root, short, attempt)
+        alive = self.rules.alive(info, claims.made(self.root, short, attempt))
+        if alive is None:
+            heard = self.heard.setdefault(str(info.get("worker")), self.now())
+            return self.now() - heard < SILENT_SECONDS
+        return alive
 
-        Liveness is not asked here: a worker that died since `take_next` asked leaves a cell that is to be taken.
+    def _bury(self, cell: Cell, attempt: int) -> bool:
+        """Say of an attempt whose maker is dead how it ended; whether the cell is tried again."""
+        info = claims.read_claim(self.root, cell.fingerprint[:SHORT], attempt)
+        reason, message = queue.verdict(info)
+        last = self.failures(cell.fingerprint)[reason] + 1 > self.rules.most(reason)
+        event = {
+            "event": "failed" if last else "lost", "fingerprint": cell.fingerprint, "cell": cell.name,
+            "launch": self.launch, "attempt": attempt, "reason": reason, "message": message, "node": info.get("host"),
+        }  # fmt: skip
+        self.say(event)
+        self.take(event)
+        return not last
+
+    def outlook(self) -> Outlook:
+        """What may still come for this worker, when `take_next` gave nothing.
+
+        "": nothing. "time": something is ready, and there is not enough time left for it. "later": something waits for
+        what others make. "others": others are at all that is left.
         """
-        return any(self.claimed.get(p[:SHORT], 0) > self.ended.get(p, 0) for p in self.ready)
+        mine = [print_ for print_ in self.hopeful if print_ in self.rules.mine]
+        free = [print_ for print_ in mine if self.claimed.get(print_[:SHORT], 0) <= self.ended.get(print_, 0)]
+        if any(print_ in self.ready and not self.rules.has_time(self.cells[print_]) for print_ in free):
+            return "time"
+        return "later" if free else "others" if mine else ""

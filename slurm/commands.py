@@ -13,15 +13,17 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from slurm import outline
+from slurm import outline, profiles
 from slurm import status as status_module
 from slurm import submissions
 from slurm.terminal import (
     DEFAULT_ROOT,
     FAILED,
+    LOCAL,
     RUNNING,
     AsJson,
     CellName,
+    ClusterName,
     Opened,
     Root,
     Sets,
@@ -33,8 +35,10 @@ from slurm.terminal import (
     print_json,
     stop,
 )
+from toolkit import lookup
 from toolkit import plan as plan_module
 from toolkit import study_file
+from toolkit.failures import POLICY, Failure
 from toolkit.manifest import index
 
 MOST_CAUSES = 20  # lines of `plan` that say how new and drifted cells differ
@@ -100,22 +104,61 @@ def launch(
     study: StudyPath,
     root: Root = DEFAULT_ROOT,
     sets: Sets = None,
-    workers: Annotated[int, typer.Option(min=1, help="How many workers pull stages side by side.")] = 1,
+    cluster: ClusterName = LOCAL,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="At most so many workers of each shape; as the profile says by default.")
+    ] = None,
+    retry: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TYPE=N", help="Try a cell N more times after a failure of this type; may be repeated."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the batch files, and do nothing.")] = False,
 ) -> None:
-    """Run what is missing, on this machine, and show how it goes. Launching again resumes.
+    """Run what is missing: here, or on a cluster, whose workers go on when you log out. Launching again resumes.
 
-    Example: `tidemark launch configs/studies/quickstart.yaml --workers 2`
+    Example: `tidemark launch configs/studies/quickstart.yaml --cluster slurm-generic`
     """
+    opened = open_study(study, root, sets)
+    profile, words = profiles.load(cluster)
+    if workers is not None:
+        words = {**words, "shapes": {name: {**shape, "workers": workers} for name, shape in words["shapes"].items()}}
+        profile = profiles.read(words)
+    options = {"retry": _retries(retry or [])}
+    if profile.scheduler == "local":
+        if dry_run:
+            raise ValueError(f"--dry-run prints batch files, and the cluster {cluster!r} has none: name another")
+        _launch_here(opened, profile, words, options)
+    else:
+        from slurm import arrays
+
+        place = arrays.Cluster(name=cluster, profile=profile, words=words)
+        if dry_run:
+            for name, text in arrays.batch_files(opened.root, opened.study, opened.cells, place).items():
+                typer.echo(f"# ---- {name}\n{text}")
+        else:
+            _launch_there(opened, place, options)
+
+
+def _retries(words: list[str]) -> dict[str, int]:
+    found = {}
+    for word in words:
+        reason, equals, count = word.partition("=")
+        if reason not in list(Failure):
+            raise ValueError(f"--retry {word}: {lookup.unknown('type', reason, list(Failure))}")
+        if not equals or not count.isdigit():
+            raise ValueError(f"--retry {word}: needs TYPE=N with a whole number, such as {reason}=3")
+        found[reason] = int(count)
+    return found
+
+
+def _launch_here(opened: Opened, profile: profiles.Profile, words: Any, options: dict[str, Any]) -> None:
     from slurm import launch as launch_module
 
-    opened = open_study(study, root, sets)
-    states = plan_module.survey(opened.root, opened.study.name, opened.cells) if opened.root.is_dir() else {}
-    if states and all(state.state == "done" for state in states.values()):
-        submissions.remember(opened.root, opened.study)
-        out.print(f"nothing to do: all {len(opened.cells)} cells of {opened.study.name} are done")
+    if _all_done(opened):
         return
+    (shape,) = profile.shapes.values()
     try:
-        started = launch_module.launch_local(opened.root, opened.study, opened.cells, workers)
+        started = launch_module.launch_local(opened.root, opened.study, opened.cells, shape.workers, words, options)
     except launch_module.AlreadyRunning as error:
         stop(str(error), RUNNING)
     try:
@@ -125,6 +168,38 @@ def launch(
         started.stop()
         raise
     _finish(opened, started.complaints())
+
+
+def _all_done(opened: Opened) -> bool:
+    states = plan_module.survey(opened.root, opened.study.name, opened.cells) if opened.root.is_dir() else {}
+    if not states or any(state.state != "done" for state in states.values()):
+        return False
+    submissions.remember(opened.root, opened.study)
+    out.print(f"nothing to do: all {len(opened.cells)} cells of {opened.study.name} are done")
+    return True
+
+
+def _launch_there(opened: Opened, place: Any, options: dict[str, Any]) -> None:
+    from slurm import arrays
+    from slurm.launch import AlreadyRunning
+
+    if _all_done(opened):
+        return
+    try:
+        done = arrays.launch(opened.root, opened.study, opened.cells, place, options)
+    except AlreadyRunning as error:
+        stop(str(error), RUNNING)
+    for remark in done.said:
+        out.print(escape(remark))
+    for name, array in done.arrays.items():
+        out.print(f"job {array['job']}: {array['workers']} workers of shape {array['shape']}  [dim]{escape(name)}[/]")
+    if done.number is None:
+        out.print(f"nothing to submit: {done.running} workers run and {done.waiting} wait in the queue")
+    if done.number is not None and done.login:
+        out.print(f"{done.login} cells need the internet, which no shape has: they run here, stay until they are done")
+        made = arrays.work_here(opened.root, opened.study.name, done.number)
+        out.print(f"{made} of them are done; `tidemark launch` again for the others" if made < done.login else "done")
+    out.print("`tidemark status STUDY --watch` shows how far it is; you may log out")
 
 
 def _follow(opened: Opened, follow: Any, started: Any) -> None:
@@ -197,8 +272,6 @@ def why(study: StudyPath, cell: CellName, root: Root = DEFAULT_ROOT, sets: Sets 
 
     Example: `tidemark why configs/studies/quickstart.yaml 'tuned[step=100]'`
     """
-    from toolkit.failures import POLICY, Failure
-
     opened = open_study(study, root, sets)
     found = find_cell(opened, cell)
     state = plan_module.survey(opened.root, opened.study.name, opened.cells)[found.fingerprint]

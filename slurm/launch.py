@@ -7,14 +7,14 @@ and a second launch of a study that is being run is refused.
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from slurm import submissions
-from slurm.worker import work
+from slurm.worker import Work
 from toolkit import provenance
 from toolkit.manifest import adopt, claims
 from toolkit.manifest.files import check_root, write_atomic
@@ -72,8 +72,10 @@ def adopt_folders(root: Path, cells: Sequence[Cell]) -> None:
             adopt.adopt(root, path=cell.source, label=cell.label)
 
 
-def launch_local(root: Path, study: Study, cells: Sequence[Cell], workers: int) -> Launch:
-    """Start `workers` worker processes for a study and return at once.
+def launch_local(
+    root: Path, study: Study, cells: Sequence[Cell], workers: int, words: Mapping[str, Any], options: Mapping[str, Any]
+) -> Launch:
+    """Start `workers` worker processes for a study and return at once. `words` are the profile's.
 
     Raises:
         AlreadyRunning: another launch of this study is at work.
@@ -82,12 +84,14 @@ def launch_local(root: Path, study: Study, cells: Sequence[Cell], workers: int) 
     import submitit
 
     check_root(root)
+    (shape,) = words["shapes"]
     number = None
     while number is None:
         running = submissions.active(root, study.name)
-        if running is not None:
-            raise AlreadyRunning(_already(root, study.name, running))
-        number = submissions.prepare(root, study, {"workers": workers})
+        if running:
+            raise AlreadyRunning(describe_launch(root, study.name, running[-1]))
+        content = {"options": {**options, "workers": workers}, "profile": words}
+        number = submissions.prepare(root, study, content)
     adopt_folders(root, cells)
     lock = submissions.folder(root, study.name) / f"{number}-environment.txt"
     write_atomic(lock, "\n".join(provenance.environment()).encode())
@@ -100,17 +104,20 @@ def launch_local(root: Path, study: Study, cells: Sequence[Cell], workers: int) 
         for i in range(workers):
             mine = gpus[i::workers]
             executor.update_parameters(timeout_min=MINUTES, gpus_per_node=len(mine), visible_gpus=mine)
-            started.append(executor.submit(work, root, study.name, number))
+            started.append(executor.submit(Work(), root, study.name, number, shape))
     finally:
         signal.signal(signal.SIGINT, interrupt)
     submissions.submitted(root, study.name, number, [claims.identity(int(job.job_id)) for job in started])
     return Launch(number=number, jobs=started)
 
 
-def _already(root: Path, study: str, number: int) -> str:
-    who = submissions.read(root, study, number)["who"]
+def describe_launch(root: Path, study: str, number: int) -> str:
+    """A sentence on a launch that is at work."""
+    content = submissions.read(root, study, number)
+    who, cluster = content["who"], content.get("cluster")
     return (
-        f"study {study!r} is being run already: launch {number}, started by process {who['pid']} on {who['host']};"
+        f"study {study!r} is being run already: launch {number}, started by process {who['pid']} on {who['host']}"
+        f"{f' for the cluster {cluster}' if cluster else ''};"
         " `tidemark status STUDY --watch` shows it; launch again once it has ended"
     )
 

@@ -1,6 +1,5 @@
 """What `tidemark status` shows: how many cells of a stage are in which state, what runs and how far, what failed."""
 
-import json
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from rich.text import Text
 from toolkit.fingerprint import SHORT
 from toolkit.manifest import record
 from toolkit.plan import NEVER, STATES, CellState, Node, folder, survey
+from toolkit.stage import read_progress
 from toolkit.study import Cell
 
 COLORS = {"done": "green", "running": "cyan", "failed": "red", "blocked": "yellow", "never-run": "dim"}
@@ -71,17 +71,12 @@ def read(root: Path, study: str, cells: Sequence[Node]) -> Status:
     """The status of a study from what lies under the root."""
     states = survey(root, study, cells)
     running = {print_ for print_, state in states.items() if state.state == "running"}
-    return Status(study=study, cells=cells, states=states, progress={p: _progress(root, p) for p in running})
-
-
-def _progress(root: Path, fingerprint: str) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(
-            (root / "work" / fingerprint[:SHORT] / "state" / "progress.json").read_bytes()
-        )
-        return found
-    except FileNotFoundError:
-        return {}  # it has just begun, or has just ended
+    return Status(
+        study=study,
+        cells=cells,
+        states=states,
+        progress={p: read_progress(root / "work" / p[:SHORT] / "state") for p in running},
+    )
 
 
 def render(status: Status, most: int = 12) -> RenderableType:

@@ -1,21 +1,27 @@
 """What was launched: `ROOT/submissions/<study>/<n>.json`, `prepared` before workers start and `submitted` after.
 
-A submission holds the study as it was launched, so that workers do not read a file which the user goes on editing.
+A submission holds the study and the cluster's profile as they were launched, so that workers do not read files which
+the user goes on editing. On Slurm it names its arrays before any sbatch is called: a name is unique, so whoever comes
+later can ask whether that array exists. An array is `prepared`, then `submitted`, or `dropped` when it is known not to
+have come; should it come after all, its workers see that here and end.
 """
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jobs
+import slurm
+from slurm.queue import Queue, Snapshot
 from toolkit import expand, study_file
 from toolkit.manifest import claims
 from toolkit.manifest.adopt import content_fingerprint
 from toolkit.manifest.files import write_atomic
 from toolkit.manifest.log import Reader
+from toolkit.provenance import HOME
 from toolkit.study import Cell, Study
 
 
@@ -58,14 +64,17 @@ def read(root: Path, study: str, number: int) -> dict[str, Any]:
     return found
 
 
-def prepare(root: Path, study: Study, options: Mapping[str, Any]) -> int | None:
-    """Write a new submission in state `prepared`; returns its number, or None if another launch took it just now."""
+def prepare(root: Path, study: Study, words: Mapping[str, Any]) -> int | None:
+    """Write a new submission in state `prepared`; returns its number, or None if another launch took it just now.
+
+    words: `options`, `profile`, `seconds` (`Estimates.words`) and `arrays`.
+    """
     number = max(numbers(root, study.name), default=0) + 1
     target = folder(root, study.name) / f"{number}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{number}.{os.getpid()}")
-    content = {"state": "prepared", "who": claims.identity(), "study": study.words(), "options": dict(options)}
-    write_atomic(part, json.dumps(content, indent=1).encode())
+    head = {"state": "prepared", "who": claims.identity(), "home": str(HOME), "study": study.words()}
+    write_atomic(part, json.dumps({**head, **words}, indent=1).encode())
     try:
         os.link(part, target)  # never overwritten: the loser of two launches learns of it here
     except FileExistsError:
@@ -75,12 +84,47 @@ def prepare(root: Path, study: Study, options: Mapping[str, Any]) -> int | None:
     return number
 
 
+def write(root: Path, study: str, number: int, content: Mapping[str, Any]) -> None:
+    """Write a submission anew; only its launcher does that, or whoever found it dead."""
+    write_atomic(folder(root, study) / f"{number}.json", json.dumps(content, indent=1).encode())
+
+
+def arrays(submission: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Name -> array (shape, workers, exclude, state, job), of those that a launch counts on."""
+    return {name: array for name, array in submission.get("arrays", {}).items() if array["state"] != "dropped"}
+
+
+def check_home(submission: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        ValueError: this process imports Tidemark from another place than the launch did, or from several.
+    """
+    places = {Path(str(module.__file__)).resolve().parents[1] for module in (expand, jobs, slurm)}
+    launched = Path(submission["home"])
+    if places != {launched.resolve()}:
+        found = ", ".join(sorted(map(str, places)))
+        raise ValueError(
+            f"the launch runs Tidemark from {launched}, and here it is imported from {found}: install it editable from"
+            " a checkout on shared storage, and let the profile's setup and python lead to it"
+        )
+
+
+def workers_folder(root: Path, study: str, number: int, shape: str) -> Path:
+    """Where submitit keeps its files of the workers of a shape."""
+    return folder(root, study) / f"{number}-{shape}"
+
+
+def meeting_file(root: Path, study: str, number: int, shape: str, job: Mapping[str, Any]) -> Path:
+    """Where the first task of a job of several nodes leaves word for the others."""
+    return workers_folder(root, study, number, shape) / f"{job['job']}-{job['restarts']}.meet"
+
+
 def remember(root: Path, study: Study) -> None:
     """Note a launch that has nothing to run, if it is news: `clean` keeps what the latest launch of a study names."""
     last = max(numbers(root, study.name), default=0)
-    if last and (read(root, study.name, last)["study"] == _plain(study) or active(root, study.name) is not None):
+    if last and (read(root, study.name, last)["study"] == _plain(study) or active(root, study.name)):
         return
-    number = prepare(root, study, {"workers": 0})
+    number = prepare(root, study, {"options": {"workers": 0}})
     if number is not None:
         submitted(root, study.name, number, [])
 
@@ -89,20 +133,29 @@ def _plain(study: Study) -> Any:
     return json.loads(json.dumps(study.words()))
 
 
-def submitted(root: Path, study: str, number: int, workers: list[dict[str, Any]]) -> None:
-    """Note that the workers of a submission were started, and how to find them."""
-    content = {**read(root, study, number), "state": "submitted", "workers": workers}
-    write_atomic(folder(root, study) / f"{number}.json", json.dumps(content, indent=1).encode())
+def submitted(root: Path, study: str, number: int, workers: Sequence[Mapping[str, Any]] = ()) -> None:
+    """Note that a submission is complete, and how to find its local workers."""
+    write(root, study, number, {**read(root, study, number), "state": "submitted", "workers": list(workers)})
 
 
-def active(root: Path, study: str) -> int | None:
-    """The latest launch of a study if its launcher or a worker still runs (or runs where this host cannot see)."""
-    number = max(numbers(root, study), default=0)
-    if not number:
-        return None
-    content = read(root, study, number)
+def active(root: Path, study: str, snapshot: Snapshot | None = None) -> list[int]:
+    """The launches of a study that are at work: the launcher or a worker lives, or waits in Slurm's queue, or nobody
+    can say. `snapshot` is what Slurm says; without one it is asked where a launch was a cluster's."""
+    return [n for n in numbers(root, study) if at_work(root, study, n, read(root, study, n), snapshot)]
+
+
+def at_work(root: Path, study: str, number: int, content: Mapping[str, Any], snapshot: Snapshot | None = None) -> bool:
+    """`active` for one launch."""
     if content["state"] == "prepared" and claims.liveness(content["who"]) is not False:
-        return number
+        return True
+    live = arrays(content)
+    if live:
+        snapshot = snapshot or Queue(root).snapshot()
+        return bool(snapshot.error) or any(j.name in live and (j.alive or j.waiting) for j in snapshot.jobs.values())
+    return _local_worker(root, study, number, content)
+
+
+def _local_worker(root: Path, study: str, number: int, content: Mapping[str, Any]) -> bool:
     workers: dict[str, Mapping[str, Any]] = {}
     for event in Reader(root, study).new_events():
         if event["event"] == "worker-started" and event["launch"] == number:
@@ -110,4 +163,4 @@ def active(root: Path, study: str) -> int | None:
         elif event["event"] == "worker-ended":
             workers.pop(event["writer"], None)
     known = [*workers.values(), *content.get("workers", ())]
-    return number if any(claims.liveness(who) is not False for who in known) else None
+    return any(claims.liveness(who) is not False for who in known)

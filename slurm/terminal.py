@@ -24,6 +24,12 @@ Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="STAGE.FIELD=VALUE", help="Override a field, an axis or a path; may be repeated."),
 ]
+ClusterName = Annotated[
+    str,
+    typer.Option(
+        "--cluster", envvar="TIDEMARK_CLUSTER", help="A profile in configs/clusters, or the path of one of your own."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 CellName = Annotated[
     str,
@@ -32,6 +38,7 @@ CellName = Annotated[
     ),
 ]
 DEFAULT_ROOT = Path("runs")
+LOCAL = "local"
 
 
 @dataclass(frozen=True, kw_only=True)

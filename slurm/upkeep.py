@@ -82,7 +82,7 @@ def clean(
     """
     root = root.expanduser().absolute()
     for study in _studies(root):
-        if submissions.active(root, study) is not None:
+        if submissions.active(root, study):
             stop(f"study {study!r} is being run: clean once it has ended", RUNNING)
     candidates = [*_leftovers(root), *(_unused(root) if unused else ())]
     sizes = [_size(path) for path in candidates]

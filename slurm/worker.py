@@ -1,39 +1,45 @@
-"""A worker pulls cells of one launch until nothing is left: claim, fork a child that runs and commits the stage, log.
+"""A worker pulls cells of one launch until nothing is left that it could run: claim, fork a child that runs and commits
+the stage, log. The parent imports the heavy libraries once and starts no thread.
 
-The parent imports the heavy libraries once and starts no thread; the child owns threads and devices, and its death
-costs one attempt. `work` is what submitit runs, on this machine or in a Slurm job.
+`Work` is what submitit runs, on this machine or in a Slurm job. Signals: USR2 (the time limit is near, or the place is
+wanted) lets the stage save, and the job is requeued through submitit; TERM lets it save, and that is all. Neither does
+anything in its handler but leave word.
 """
 
-import ctypes
 import importlib
-import json
 import os
+import shutil
 import signal
-import sys
+import subprocess
 import time
-import traceback
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jobs
-from slurm import submissions
-from slurm.board import Attempt, Board
-from toolkit import provenance
-from toolkit.expand import choose
-from toolkit.failures import Failure, UpstreamDamaged, classify
+from slurm import profiles, queue, submissions
+from slurm.allocation import Allocation, allocation
+from slurm.attempt import Child, Task, failure
+from slurm.board import Attempt, Board, Rules
+from slurm.estimates import Estimates
+from slurm.nodes import Leader
+from slurm.peer import help_out
+from toolkit.failures import Failure
 from toolkit.fingerprint import SHORT
-from toolkit.manifest import claims, record
+from toolkit.manifest import claims
 from toolkit.manifest.files import discard
 from toolkit.manifest.log import Writer
-from toolkit.spec import build
-from toolkit.stage import Artifact, Context, Interrupted
+from toolkit.stage import Group, read_progress
 from toolkit.study import Cell
 
 POLL_SECONDS = 0.2  # how often an idle worker looks whether somebody finished what it waits for
-PR_SET_PDEATHSIG = 1
-CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
+LOOK_SECONDS = 5.0  # how often a busy one looks whether its cell was cancelled
+BEAT_SECONDS = 60.0  # how often it says that it lives
+HOLD_SECONDS = 120.0  # after TERM, for Slurm to end the job
+REQUEUES, REQUEUE_SECONDS = 6, 5.0  # tries to requeue, and between them
+PEER_SECONDS = 5.0  # that nodes are given to say why they failed: the first word is seldom the cause
 # Forked children inherit these. HF libraries must not reach for a network that compute nodes do not have.
 ENVIRONMENT = {
     "OMP_WAIT_POLICY": "passive",
@@ -44,6 +50,22 @@ ENVIRONMENT = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "DO_NOT_TRACK": "1",
 }
+# Why a worker stops before there is nothing left. `leave`: its node is suspect.
+Stop = Literal["", "requeue", "end", "cancelled", "leave", "time", "idle"]
+
+
+class Work:
+    """What submitit pickles: `Work()(root, study, launch, shape, array)`; requeued, it is called again with the
+    same."""
+
+    def __call__(self, root: Path, study: str, launch: int, shape: str, array: str = "") -> int:
+        return work(root, study, launch, shape, array)
+
+    def checkpoint(self, *args: Any) -> Any:
+        """Called by submitit before it requeues."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self, *args)
 
 
 @dataclass(kw_only=True)
@@ -54,75 +76,183 @@ class _Worker:
     board: Board
     writer: Writer
     info: dict[str, Any]
-    stopping: bool = False
-    child: int = 0
+    given: Allocation
+    fits: dict[str, profiles.Fit]
+    leader: Leader | None = None
+    stop: Stop = ""
+    child: Child | None = None
     warm: set[str] = field(default_factory=set)
+    beat: float = field(default_factory=time.monotonic)
+
+    def stopping(self) -> bool:
+        return bool(self.stop)
+
+    def say(self, event: dict[str, Any], *, sync: bool = True) -> None:
+        self.writer.append({**event, "launch": self.launch}, sync=sync)
+        self.beat = time.monotonic()
 
 
-def work(root: Path, study: str, launch: int) -> int:
-    """Run cells of a launch until none is left that this worker could run; returns how many it committed."""
-    os.environ.update(ENVIRONMENT)
+def work(root: Path, study: str, launch: int, shape: str, array: str = "") -> int:
+    """Run cells of a launch until none is left that this worker could run; returns how many it committed.
+
+    shape: of the launch's profile. array: the name of the Slurm array that it was submitted with, which must still be
+    one that the launch counts on.
+
+    Raises:
+        ValueError: this node imports Tidemark from another place than the launch did.
+    """
+    submission = submissions.read(root, study, launch)
+    submissions.check_home(submission)
+    if array and array not in submissions.arrays(submission):
+        return 0  # its sbatch came through after the launch had been given up
+    given = allocation(profiles.read(submission["profile"]), shape)
+    if given.node > 0:
+        with _environment(given):
+            return help_out(root, study, launch, given)
+    previous = {number: signal.getsignal(number) for number in (signal.SIGUSR2, signal.SIGTERM)}
+    with _environment(given):
+        worker = _worker(root, study, launch, given, submission)
+        _hear_signals(worker)
+        worker.say({"event": "worker-started", "who": worker.info, "shape": given.name, "node": _node(worker)})
+        try:
+            committed = _pull(worker)
+        except BaseException:
+            worker.say({"event": "worker-ended"})
+            raise
+        finally:
+            if worker.leader:
+                worker.leader.close()
+    worker.say({"event": "worker-ended", "stop": worker.stop, "committed": committed})
+    _leave(worker, submission, array, previous)
+    return committed
+
+
+def _worker(root: Path, study: str, launch: int, given: Allocation, submission: dict[str, Any]) -> _Worker:
+    cells = submissions.cells(root, study, launch)
     writer = Writer(root, study)
-    worker = _Worker(
-        root=root,
-        study=study,
-        launch=launch,
-        board=Board(root, study, launch, submissions.cells(root, study, launch)),
-        writer=writer,
-        info={**claims.identity(), "worker": writer.name, "study": study, "launch": launch},
+    fits = profiles.fits(given.profile, cells)
+    estimates = Estimates(submission.get("seconds"))
+    rules = Rules(
+        mine={print_ for print_, fit in fits.items() if _takes(given, fit)},
+        home={print_ for print_, fit in fits.items() if fit.name == given.name},
+        has_time=lambda cell: _has_time(root, given, estimates, cell),
+        learn=estimates.learn,
+        alive=queue.Queue(root, given.profile.poll_seconds).alive,
+        retry=submission["options"].get("retry", {}),
     )
-    writer.append({"event": "worker-started", "launch": launch, "who": claims.identity()})
-    for number in (signal.SIGUSR2, signal.SIGTERM):
-        signal.signal(number, lambda _number, _frame: _stop(worker))
+    info = {**claims.identity(), "worker": writer.name, "study": study, "launch": launch}
+    if given.slurm is not None:
+        info["slurm"] = given.slurm
+    board = Board(root, study, launch, cells, rules, writer.append, time.monotonic)
+    return _Worker(
+        root=root, study=study, launch=launch, board=board, writer=writer, info=info, given=given, fits=fits
+    )  # fmt: skip
+
+
+def _takes(given: Allocation, fit: profiles.Fit) -> bool:
+    return given.shape.covers(fit.shape) if given.shape else fit.name == given.name
+
+
+@contextmanager
+def _environment(given: Allocation) -> Iterator[None]:
+    """Variables for this worker and its children, and folders of its own for caches, which go with it."""
+    os.environ.update(ENVIRONMENT)
+    made: dict[str, str] = {}
+    if given.slurm is not None:
+        made = profiles.scratch_variables(given.profile, f"{given.slurm['job']}-{given.slurm['restarts']}")
+    for folder in made.values():
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    os.environ.update(made)
     try:
-        return _pull(worker)
+        yield
     finally:
-        writer.append({"event": "worker-ended", "launch": launch})
+        for folder in made.values():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-def _stop(worker: _Worker) -> None:
-    """The allocation ends soon: start nothing more, and let the running stage save at its next step."""
-    worker.stopping = True
-    if worker.child:
-        with suppress(ProcessLookupError):  # it has just ended
-            os.kill(worker.child, signal.SIGUSR2)
+def _hear_signals(worker: _Worker) -> None:
+    def hear(number: int, _frame: Any) -> None:
+        worker.stop = worker.stop or ("requeue" if number == signal.SIGUSR2 else "end")
+        if worker.child is not None:
+            worker.child.signal(signal.SIGUSR2)
+
+    for number in (signal.SIGUSR2, signal.SIGTERM):
+        signal.signal(number, hear)
+
+
+def _node(worker: _Worker) -> str:
+    return str(worker.info.get("slurm", {}).get("node") or worker.info["host"])
+
+
+def _has_time(root: Path, given: Allocation, estimates: Estimates, cell: Cell) -> bool:
+    """Whether a cell may be started: with enough time, or with as much as any allocation of this shape has."""
+    if given.shape is None or given.fresh():
+        return True
+    known, told = estimates.of(cell), read_progress(root / "work" / cell.fingerprint[:SHORT] / "state")
+    if known is None or known.like != "size":
+        return given.remaining() > 0
+    done = told["step"] / told["total"] if told.get("total") else 0.0
+    return known.seconds * (1 - done) <= given.remaining()
 
 
 def _pull(worker: _Worker) -> int:
-    committed, last = 0, None
-    while not worker.stopping:
+    committed, last, busy = 0, None, time.monotonic()
+    while not worker.stop:
         worker.board.refresh()
+        if worker.board.ends:
+            worker.stop = "cancelled"
+            break
         attempt = worker.board.take_next(last, worker.info)
         if attempt is not None:
             committed += _run(worker, attempt)
-            last = attempt.cell
-        elif worker.board.others_at_work():
-            time.sleep(POLL_SECONDS)
-        else:
+            last, busy = attempt.cell, time.monotonic()
+        elif not _wait(worker, time.monotonic() - busy):
             break
     return committed
+
+
+def _wait(worker: _Worker, waited: float) -> bool:
+    """Nothing can be taken now: wait a little, or say that this is the end. A place on a cluster is not held for
+    long."""
+    outlook, profile = worker.board.outlook(), worker.given.profile
+    if not outlook:
+        return False
+    if worker.given.slurm is not None:
+        idle = profile.idle_minutes * 60
+        if outlook == "others" and waited > min(idle, profile.poll_seconds):
+            return False  # whoever is at it comes back by itself if it is preempted; else the next launch takes over
+        if outlook == "time" or waited > idle:
+            worker.stop = "time" if outlook == "time" else "idle"
+            return False
+    _beat(worker)
+    time.sleep(POLL_SECONDS if worker.given.slurm is None else min(2.0, POLL_SECONDS + waited / 20))
+    return True
+
+
+def _beat(worker: _Worker) -> None:
+    if time.monotonic() - worker.beat > BEAT_SECONDS:
+        worker.say({"event": "alive"}, sync=False)
 
 
 def _run(worker: _Worker, attempt: Attempt) -> bool:
     """One attempt, from its claim to the event that ends it; whether it was committed."""
     cell = attempt.cell
-    base = {"fingerprint": cell.fingerprint, "cell": cell.name, "launch": worker.launch}
-    if attempt.lost is not None:
-        message = "its worker ended without a word"
-        worker.writer.append(
-            {**base, "event": "lost", "attempt": attempt.lost, "reason": Failure.LOST, "message": message}
-        )
-    base["attempt"] = attempt.number
-    worker.writer.append({**base, "event": "started"})
+    base = {"fingerprint": cell.fingerprint, "cell": cell.name, "attempt": attempt.number}
+    worker.say({**base, "event": "started", "node": _node(worker)})
     started = time.monotonic()
     try:
         _warm_up(worker, cell)
         started = time.monotonic()
         report = _in_child(worker, attempt)
     except Exception as error:  # a library that does not import, no room for a folder, no memory for a process
-        report = _failure(error)
-    worker.writer.append({**base, "seconds": round(time.monotonic() - started, 3), **report})
-    return report["event"] == "committed"
+        report = failure(error)
+    seconds = round(time.monotonic() - started, 3)
+    worker.say({**base, "seconds": seconds, "node": _node(worker), **report})
+    if report.get("reason") == Failure.GPU_FAULT and worker.given.slurm is not None:
+        worker.stop = worker.stop or "leave"
+    if worker.leader is not None and len(worker.leader.links) < worker.given.nodes - 1:
+        worker.stop = worker.stop or "requeue"  # a node is gone, or its task
+    return bool(report["event"] == "committed")
 
 
 def _warm_up(worker: _Worker, cell: Cell) -> None:
@@ -135,144 +265,138 @@ def _warm_up(worker: _Worker, cell: Cell) -> None:
 
 def _in_child(worker: _Worker, attempt: Attempt) -> dict[str, Any]:
     """Fork, run, commit; returns the event that ends the attempt."""
-    work_folder = worker.root / "work" / attempt.cell.fingerprint[:SHORT]
-    out = work_folder / f"out.{attempt.number}"
-    (work_folder / "state").mkdir(parents=True, exist_ok=True)
-    _discard_stale(worker.root, work_folder)
-    out.mkdir()
-    reading, writing = os.pipe()
-    parent = os.getpid()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    worker.child = os.fork()
-    if worker.child == 0:
-        os.close(reading)
-        _child(worker, attempt, out, parent, writing)  # never returns
-    os.close(writing)
+    task = _task(worker, attempt)
+    (task.work / "state").mkdir(parents=True, exist_ok=True)
+    _discard_stale(worker, task.work)
+    task.out.mkdir()
+    if worker.stop:  # while it waited for other nodes
+        discard(task.out)
+        return {"event": "interrupted"}
+    if task.group.nodes > 1 and worker.leader is not None:
+        words = {
+            "do": "run", "fingerprint": task.cell.fingerprint, "number": task.number,
+            "halvings": attempt.halvings, "address": task.group.address, "port": task.group.port,
+        }  # fmt: skip
+        worker.leader.tell(words)
+    started = time.monotonic()
+    worker.child = Child(task)
     try:
-        if worker.stopping:  # the signal came before there was a child to tell
-            os.kill(worker.child, signal.SIGUSR2)
-        _, status = os.waitpid(worker.child, 0)
+        if worker.stop:  # the signal came before there was a child to tell
+            worker.child.signal(signal.SIGUSR2)
+        cause = _attend(worker, task)
     finally:
-        worker.child = 0
-    os.set_blocking(reading, False)  # a rank that the child left behind may hold the pipe open
-    with open(reading, "rb") as pipe:
-        said = pipe.read()
-    report = json.loads(said) if said else _silent_death(os.waitstatus_to_exitcode(status))
+        child, worker.child = worker.child, None
+    report = child.report()
+    report = cause if cause is not None and report["event"] != "committed" else report
     if report["event"] == "committed":
-        discard(work_folder)
-    elif out.exists():
-        discard(out)  # before the event is logged: on a full disk this is the room that it needs
-    return dict(report)
+        report["seconds_before"] = task.spent()
+        discard(task.work)
+    else:
+        if task.out.exists():
+            discard(task.out)  # before the event is logged: on a full disk this is the room that it needs
+        if report.get("reason") != Failure.DISK_FULL:
+            task.spend(time.monotonic() - started)
+    return report
 
 
-def _discard_stale(root: Path, work_folder: Path) -> None:
+def _task(worker: _Worker, attempt: Attempt) -> Task:
+    cell, group = attempt.cell, Group()
+    fit = worker.fits[cell.fingerprint]
+    if fit.shape.nodes > 1:
+        if worker.leader is None:
+            file = submissions.meeting_file(
+                worker.root, worker.study, worker.launch, worker.given.name, worker.info["slurm"]
+            )
+            worker.leader = Leader(file, worker.given.nodes, worker.stopping)
+        address, port = worker.leader.meeting()
+        group = Group(nodes=worker.given.nodes, address=address, port=port)
+    return Task(
+        root=worker.root, study=worker.study, cell=cell, number=attempt.number, group=group,
+        resources=fit.resources(attempt.halvings), stopping=worker.stopping,
+    )  # fmt: skip
+
+
+def _attend(worker: _Worker, task: Task) -> dict[str, Any] | None:
+    """Wait for the child's end; what ended it, if that was not the child itself.
+
+    A child that has been told to stop and does not is killed shortly before Slurm would kill all of this.
+    """
+    assert worker.child is not None
+    told = ended = None
+    cause: dict[str, Any] | None = None
+    many = task.group.nodes > 1 and worker.leader is not None
+    while not worker.child.wait(0.5 if many or told else LOOK_SECONDS):
+        now = time.monotonic()
+        _beat(worker)
+        worker.board.refresh()
+        if not told and (worker.stop or worker.board.ends or task.cell.fingerprint in worker.board.cancelled):
+            worker.child.signal(signal.SIGUSR2)
+            told = now
+        if many and worker.leader is not None and cause is None:
+            cause = next((said for said in worker.leader.hear() if said["event"] == "failed"), None)
+            ended = now if cause else None
+        if told and now - told > _patience(worker):
+            cause = cause or _overdue(worker)
+            worker.child.signal(signal.SIGKILL)
+        elif ended and now - ended > PEER_SECONDS:
+            worker.child.signal(signal.SIGKILL)
+    if many and worker.leader is not None:
+        cause = _dismiss(worker.leader, task, cause)
+    return cause
+
+
+def _dismiss(leader: Leader, task: Task, cause: dict[str, Any] | None) -> dict[str, Any] | None:
+    """This node's child has ended: end those of the others, and hear what they say of it."""
+    leader.tell({"do": "stop"})
+    waiting, deadline = len(leader.links), time.monotonic() + PEER_SECONDS
+    while waiting > 0 and time.monotonic() < deadline:
+        for said in leader.hear():
+            waiting -= said["event"] == "stopped"
+            if said["event"] == "failed" and said["reason"] not in (Failure.BUG, Failure.LOST):
+                cause = cause or said
+        time.sleep(0.02)
+    return cause
+
+
+def _patience(worker: _Worker) -> float:
+    return max(5.0, worker.given.profile.grace_seconds - 15.0)
+
+
+def _overdue(worker: _Worker) -> dict[str, Any]:
+    if worker.stop != "requeue":
+        return {"event": "interrupted", "message": "it did not save in time, and was killed"}
+    near = worker.given.remaining() < 60
+    reason = Failure.TIMEOUT if near else Failure.PREEMPTED
+    return {"event": "failed", "reason": reason, "message": "the stage did not save in time, and was killed"}
+
+
+def _discard_stale(worker: _Worker, folder: Path) -> None:
     """Remove what dead attempts left. One that may live on another host keeps its folder: emptied under its hands, it
     could publish the half that it writes from now on."""
-    for stale in work_folder.glob("out.*"):
-        number = int(stale.name.removeprefix("out."))
-        if claims.liveness(claims.read_claim(root, work_folder.name, number)) is False:
+    for stale in [*folder.glob("out.*"), *folder.glob("help.*")]:
+        number = int(stale.name.split(".")[1])
+        info = claims.read_claim(worker.root, folder.name, number)
+        if worker.board.rules.alive(info, claims.made(worker.root, folder.name, number)) is False:
             discard(stale)
 
 
-def _silent_death(code: int) -> dict[str, Any]:
-    if -code in CRASHES:
-        reason, message = Failure.BUG, f"crashed with {signal.Signals(-code).name}"
-    elif code < 0:
-        reason, message = Failure.LOST, f"killed by {signal.Signals(-code).name} (by a person, or for lack of memory)"
-    else:
-        reason, message = Failure.LOST, f"exited with status {code} and no report"
-    return {"event": "failed", "reason": reason, "message": message}
-
-
-def _child(worker: _Worker, attempt: Attempt, out: Path, parent: int, writing: int) -> None:
-    """In the forked child: run the stage, commit, report through the pipe, exit without the parent's clean-up."""
-    code = 1
-    try:
-        _die_with(parent)
-        log = out.parent / f"log.{attempt.number}.txt"
-        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        os.dup2(descriptor, 1)
-        os.dup2(descriptor, 2)
-        report = _attempt(worker, attempt, out, log)
-        code = 0
-    except BaseException as error:
-        report = _failure(error)
-        with suppress(OSError):  # a full disk has no room for the log either; the reason goes through the pipe
-            traceback.print_exc()
-    try:
-        os.write(writing, json.dumps(report).encode())  # short enough for a pipe to take at once (64 KiB)
-        sys.stdout.flush()
-        sys.stderr.flush()
-    finally:  # whatever happens: a child that went on here would be a second worker
-        os._exit(code)
-
-
-def _die_with(parent: int) -> None:
-    """A child outlives its worker for no longer than the kernel needs to tell it: nobody would wait for it."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
-
-
-def _attempt(worker: _Worker, attempt: Attempt, out: Path, log: Path) -> dict[str, Any]:
-    cell = attempt.cell
-    job = jobs.load(cell.job)
-    chosen = choose(job, cell.spec)
-    ctx = Context(state=out.parent / "state", resources=cell.resources)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGUSR2, lambda _number, _frame: setattr(ctx, "stop_requested", True))
-    if worker.stopping:  # the signal came after the fork and before this handler
-        ctx.stop_requested = True
-    inputs = {name: _artifact(worker.root, upstream) for name, upstream in cell.inputs.items()}
-    started = time.time()
-    try:
-        metrics = job.run(build(chosen.Spec, cell.spec), chosen.Inputs(**inputs), out, ctx)
-    except Interrupted:
-        return {"event": "interrupted"}
-    made = {
-        "spec": cell.spec,
-        "inputs": {name: upstream.fingerprint for name, upstream in cell.inputs.items()},
-        "metrics": metrics or {},
-        "provenance": {
-            "version": cell.version,
-            "study": worker.study,
-            "stage": cell.stage,
-            "coords": cell.coords,
-            "identity": provenance.identity(),
-            "machine": provenance.machine(),
-            "attempt": attempt.number,
-            "started": round(started, 3),
-            "seconds": round(time.time() - started, 3),
-        },
-    }
-    sys.stdout.flush()
-    os.link(log, out / record.LOG)
-    record.commit(
-        worker.root, job=cell.job, label=cell.label, fingerprint=cell.fingerprint, out=out, record=made
-    )  # fmt: skip
-    return {"event": "committed"}
-
-
-def _artifact(root: Path, cell: Cell) -> Artifact:
-    """An input, once all files that its record names can be seen from this node."""
-    made = record.find(root, cell.job, cell.label, cell.fingerprint)
-    folder = record.artifact_folder(root, cell.job, cell.label, cell.fingerprint)
-    if made is None:
-        raise UpstreamDamaged(
-            f"the input {cell.name} was committed as {folder}, which is gone; launch again to make it anew"
-        )
-    record.wait_visible(folder, made)
-    return Artifact(path=record.payload(folder, made), fingerprint=cell.fingerprint, record=made)
-
-
-def _failure(error: BaseException) -> dict[str, Any]:
-    """The event of an attempt that ended in an exception."""
-    return {"event": "failed", "reason": classify(error), "message": _sentence(error)}
-
-
-def _sentence(error: BaseException) -> str:
-    """The message of an error, or its type where it has none; long ones are cut, the log has all of it."""
-    text = str(error).strip() or type(error).__name__
-    kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-    return (kind + text)[:2000]
+def _leave(worker: _Worker, submission: dict[str, Any], array: str, previous: dict[signal.Signals, Any]) -> None:
+    """Give the place back; a job with work ahead of it goes back into the queue, through submitit."""
+    if worker.given.slurm is None:
+        return
+    if worker.stop == "end":
+        time.sleep(HOLD_SECONDS)  # where preemption says TERM, a job that ends by itself would not be requeued
+    if worker.stop not in ("requeue", "time", "idle", "leave"):
+        return
+    print(f"this worker goes back into the queue ({worker.stop})", flush=True)
+    for left in range(REQUEUES - 1, -1, -1):
+        try:
+            previous[signal.SIGUSR2](signal.SIGUSR2, None)
+        except SystemExit:
+            later = worker.given.profile.idle_minutes * 60 if worker.stop == "idle" else 0
+            bad = [*submissions.arrays(submission)[array]["exclude"], _node(worker)] if worker.stop == "leave" else []
+            queue.adjust(worker.given.slurm["job"], later, bad)
+            raise
+        except subprocess.SubprocessError as error:  # the controller is away
+            print(f"not requeued: {error}; tries left: {left}", flush=True)
+            time.sleep(REQUEUE_SECONDS)

@@ -15,7 +15,7 @@ from typing import Any
 from toolkit.fingerprint import fingerprint, spec_fields
 from toolkit.lookup import find, unknown
 from toolkit.spec import FieldError, build, coerce, defaults, field_types
-from toolkit.stage import Choice, Resources
+from toolkit.stage import Choice, Request
 from toolkit.study import COLUMNS, FOLDER, Cell, Coords, Keys, Scalar, Study, StudyError, axes
 
 
@@ -163,7 +163,7 @@ def _folder_cell(study: Study, name: str, path: Path, at: Keys, content: Callabl
         raise StudyError(str(error), at, study.origins) from None
     return Cell(
         stage=name, job=FOLDER, version=1, coords={}, spec={}, inputs={}, fingerprint=identity,
-        label=slug(path.name), resources=Resources(), source=path,
+        label=slug(path.name), resources=Request(), source=path,
     )  # fmt: skip
 
 
@@ -183,9 +183,11 @@ def _expand_stage(
         raise _fail(study, str(error), "stages", name, "job") from None
     variants = _variants(study, name, job, sources)
     try:
-        resources = build(Resources, stage.resources, "resource")
+        resources = build(Request, stage.resources, "resource")
     except FieldError as error:
         raise _fail(study, str(error), "stages", name, "resources", error.field) from None
+    except ValueError as error:
+        raise _fail(study, str(error), "stages", name, "resources") from None
     found = []
     _check_axis_names(study, name, sources)
     for coords, inputs in _join_inputs(study, name, sources, cells):

@@ -6,7 +6,7 @@ and its process lives; it failed when its latest attempt says so; it is blocked 
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -48,8 +48,19 @@ class Node(Protocol):
     def inputs(self) -> Mapping[str, "Node"]: ...
 
 
-def survey(root: Path, study: str, cells: Sequence[Node]) -> dict[str, CellState]:
-    """Fingerprint -> state, for cells that stand after their inputs."""
+Alive = Callable[[Mapping[str, Any], float], bool | None]
+
+
+def _on_this_host(info: Mapping[str, Any], claimed: float) -> bool | None:
+    return claims.liveness(info)
+
+
+def survey(root: Path, study: str, cells: Sequence[Node], alive: Alive = _on_this_host) -> dict[str, CellState]:
+    """Fingerprint -> state, for cells that stand after their inputs.
+
+    alive: (claim, when it was made) -> whether its maker lives, or None where nobody knows; by default as this host
+    sees.
+    """
     committed = index.committed(root)
     events = index.attempts_state(root, study)
     claimed = claims.all_claims(root)
@@ -59,7 +70,7 @@ def survey(root: Path, study: str, cells: Sequence[Node]) -> dict[str, CellState
         if print_[:SHORT] in committed.get(cell.job, ()):
             states[print_] = DONE
             continue
-        state = _unfinished(root, print_, claimed.get(print_[:SHORT], 0), events.get(print_))
+        state = _unfinished(root, print_, claimed.get(print_[:SHORT], 0), events.get(print_), alive)
         if state is NEVER:
             state = next((s for s in (_blocked_by(c, states) for c in cell.inputs.values()) if s), NEVER)
         states[print_] = state
@@ -73,10 +84,10 @@ def _blocked_by(upstream: Node, states: Mapping[str, CellState]) -> CellState | 
     return above if above.state == "blocked" else None
 
 
-def _unfinished(root: Path, print_: str, claimed: int, said: index.Attempt | None) -> CellState:
+def _unfinished(root: Path, print_: str, claimed: int, said: index.Attempt | None, alive: Alive) -> CellState:
     if claimed and (said is None or said.attempt < claimed or said.event == "started"):
         info = claims.read_claim(root, print_[:SHORT], claimed)
-        if info is not None and claims.liveness(info) is not False:
+        if alive(info, claims.made(root, print_[:SHORT], claimed)) is not False:
             return CellState(state="running", attempt=claimed, worker=str(info.get("worker", "")))
         return NEVER
     if said is not None and said.event == "failed":

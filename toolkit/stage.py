@@ -2,7 +2,8 @@
 
 A job is a module with `VERSION: int`, `Spec` and `Inputs` (frozen keyword-only dataclasses) and `run`. A job whose
 behaviour is chosen by one field of its spec (a training method, a data set) has a `CHOICE` instead: the module that the
-field names brings `Spec` and `Inputs`.
+field names brings `Spec` and `Inputs`. `WARM` names modules that a worker may import for it beforehand, `MANY_NODES =
+True` says that several nodes can run it together, `INTERNET = True` that it reads from outside the cluster.
 """
 
 import json
@@ -32,19 +33,56 @@ class Artifact:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Resources:
-    """What a stage may use. Never part of a fingerprint: the same cell may run on one core or on 64 GPUs.
+class Request:
+    """What a stage, or a cluster's profile for it, asks for; None leaves it open. Never part of a fingerprint: the same
+    cell may run on one core or on 64 GPUs.
 
-    processes: ranks on this node. threads: CPU threads of each rank. zero: DeepSpeed ZeRO stage 0-3, or None for no
-    DeepSpeed. micro_batch: sequences that a rank processes at once; None finds it. batch_tokens: tokens of a batch at
+    nodes: that run the stage together. gpus, cpus, memory (GB): of each node. hours: that it may take. processes: ranks
+    on a node; one a GPU by default. threads: CPU threads of each rank. zero: DeepSpeed ZeRO stage 0-3; no DeepSpeed by
+    default. micro_batch: sequences that a rank processes at once; found by default. batch_tokens: tokens of a batch at
     inference.
     """
+
+    nodes: int | None = None
+    gpus: int | None = None
+    cpus: int | None = None
+    memory: float | None = None
+    hours: float | None = None
+    processes: int | None = None
+    threads: int | None = None
+    zero: int | None = None
+    micro_batch: int | None = None
+    batch_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            least = 0 if name in ("gpus", "zero") else 1
+            if value is not None and (value < least or (name in ("memory", "hours") and value <= 0)):
+                raise ValueError(f"{name} is {value!r}: it must be {'0 or more' if least == 0 else 'above 0'}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What an attempt has: the words of `Request`, decided. halvings: how often memory ran out before; what is
+    processed at once is halved as often, and the global batch stays as it is."""
 
     processes: int = 1
     threads: int = 1
     zero: int | None = None
     micro_batch: int | None = None
     batch_tokens: int = 16384
+    halvings: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """The nodes that run one attempt together: this one's number, how many there are, where rank 0 waits for the
+    others. Port 0 stands for any free one, which will do for one node."""
+
+    node: int = 0
+    nodes: int = 1
+    address: str = "127.0.0.1"
+    port: int = 0
 
 
 class Interrupted(Exception):
@@ -56,12 +94,14 @@ class Context:
     """The world outside the fingerprint: where state survives attempts, what may be used, whom to tell.
 
     state: folder that survives attempts; write to it by rename only, since a lost attempt may still run.
+    group: the nodes at work; those beside the first run the same stage for its ranks, and what they return is not kept.
     stop_requested: set by the worker when the allocation ends soon; training saves at the next step and raises
         `Interrupted`.
     """
 
     state: Path
     resources: Resources = field(default_factory=Resources)
+    group: Group = field(default_factory=Group)
     stop_requested: bool = False
     _last: float = field(default=0.0, init=False)
     _first: tuple[int, float] | None = field(default=None, init=False)
@@ -79,3 +119,12 @@ class Context:
         part = self.state / f"progress.{os.getpid()}.part"
         part.write_text(json.dumps(line))
         part.replace(self.state / "progress.json")
+
+
+def read_progress(state: Path) -> dict[str, Any]:
+    """What the stage whose state is in this folder last told; {} if it has just begun, or has ended."""
+    try:
+        found: dict[str, Any] = json.loads((state / "progress.json").read_bytes())
+        return found
+    except FileNotFoundError:
+        return {}

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from toolkit.stage import Resources
+from toolkit.stage import Request
 
 Scalar = str | int | float | bool
 Keys = tuple[Any, ...]  # where a value stands: ("stages", "trained", "spec", "lr")
@@ -73,7 +73,7 @@ class Cell:
     inputs: Mapping[str, "Cell"]
     fingerprint: str
     label: str
-    resources: Resources
+    resources: Request
     source: Path | None = None
 
     @property

@@ -51,7 +51,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Study:
             raise StudyError(f"{path}: a Python study file must define `study = Study(name=..., stages=...)`")
         tree = study.words()
     else:
-        tree = _parse(path.read_text(encoding="utf-8"), str(path), origins)
+        tree = parse(path.read_text(encoding="utf-8"), str(path), origins)
     for override in overrides:
         _override(tree, override, origins)
     return build(tree, origins, path.parent)
@@ -74,7 +74,8 @@ def build(tree: Any, origins: dict[Keys, str] | None = None, folder: Path = Path
     return Study(name=tree["name"], stages=stages, origins=origins)
 
 
-def _parse(text: str, file: str, origins: dict[Keys, str]) -> Any:
+def parse(text: str, file: str, origins: dict[Keys, str]) -> Any:
+    """Plain values of a YAML text; `origins` learns on which line of `file` each of them stands."""
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
@@ -121,7 +122,7 @@ def _override(tree: Any, override: str, origins: dict[Keys, str]) -> None:
     for known in [known for known in origins if known[: len(at)] == at]:
         del origins[known]
     origins[at] = f"--set {override}"
-    here[rest[-1]] = _parse(text, f"--set {override}", {}) if text.strip() else None
+    here[rest[-1]] = parse(text, f"--set {override}", {}) if text.strip() else None
 
 
 def _check_keys(words: Any, valid: Sequence[str], at: Keys, origins: dict[Keys, str]) -> None:

@@ -23,7 +23,7 @@ from toolkit.analysis.pivot import pivot
 from toolkit.analysis.report import write_report
 from toolkit.analysis.table import measure
 from toolkit.plan import CellState
-from toolkit.stage import Resources
+from toolkit.stage import Request
 from toolkit.study import Cell
 
 AXES = ("step", "model", "seed")
@@ -37,7 +37,7 @@ def make(root: Path, artifacts: int, rows: int) -> dict[str, Any]:
         coords = {"step": i // 10 * 100, "model": ("base", "tuned")[i % 2], "seed": i // 2 % 5}
         cells.append(
             Cell(stage="scores", job="evaluate", version=1, coords=coords, spec={}, inputs={}, fingerprint=print_,
-                 label="scores", resources=Resources())
+                 label="scores", resources=Request())
         )  # fmt: skip
         states[print_], folders[print_] = CellState(state="done"), root / print_[:12]
         folders[print_].mkdir()

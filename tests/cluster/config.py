@@ -4,6 +4,7 @@ Values are dictionaries until the last moment, so that a test can change any lin
 """
 
 import shlex
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -146,7 +147,7 @@ def _slurm(place: Place, options: Options, first_job: int) -> str:
     }
     if not place.cgroup:
         values["JobAcctGatherParams"] = "OverMemoryKill"  # by polling: killed within 2 s, ends FAILED
-    if place.mode == "flat":  # nothing of it may be reached from other machines
+    if place.mode == "flat" and _on_loopback(place.host):  # then slurmctld and slurmd listen there and nowhere else
         values["CommunicationParameters"] = "NoInAddrAny,NoCtldInAddrAny"
     values["AccountingStorageType"] = f"accounting_storage/{'slurmdbd' if options.accounting else 'none'}"
     if options.accounting:
@@ -158,6 +159,13 @@ def _slurm(place: Place, options: Options, first_job: int) -> str:
     if options.gpus:
         values["GresTypes"] = "gpu"
     return _lines(values | dict(options.settings)) + _nodes(place, options) + _partitions(options)
+
+
+def _on_loopback(host: str) -> bool:
+    try:
+        return socket.gethostbyname(host) == "127.0.0.1"
+    except OSError:
+        return False
 
 
 def _nodes(place: Place, options: Options) -> str:

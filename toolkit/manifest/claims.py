@@ -77,6 +77,15 @@ def read_claim(root: Path, fp12: str, attempt: int) -> dict[str, Any]:
     return info
 
 
+def made(root: Path, fp12: str, attempt: int) -> float:
+    """When a claim was made, by the clock of the root's file system.
+
+    Raises:
+        FileNotFoundError: there is no such claim.
+    """
+    return (root / "claims" / f"{fp12}.{attempt}").stat().st_mtime
+
+
 def attempts(root: Path, fp12: str) -> list[tuple[int, dict[str, Any]]]:
     """The claimed attempts at a cell and who made them, first to last."""
     numbers = sorted(number for name, number in _names(root) if name == fp12)

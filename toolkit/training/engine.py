@@ -10,6 +10,7 @@ import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,10 +65,10 @@ def train(run: Run, out: Path, ctx: Context) -> dict[str, Any]:
     if len(run.rows) == 0:
         raise ValueError("the data set has no rows to train on")
     budget = GPU_TOKENS if _has_cuda() else CPU_TOKENS
-    layout = lay_out(run.recipe.global_batch, ctx.resources, run.tokens_a_row, budget)
+    layout = lay_out(run.recipe.global_batch, ctx.resources, run.tokens_a_row, budget, ctx.group.nodes)
     if not (ctx.state / LOSSES).is_file():
         _run_all(run, layout, ctx)
-    return _assemble(run, out, ctx)
+    return _assemble(run, out, ctx) if ctx.group.node == 0 else {}
 
 
 def _run_all(run: Run, layout: Layout, ctx: Context) -> None:
@@ -76,10 +77,11 @@ def _run_all(run: Run, layout: Layout, ctx: Context) -> None:
     if ctx.resources.zero is None and layout.processes == 1 and not _has_cuda():
         return _rank(run, layout, ctx, lambda: ctx.stop_requested)
     flag = StopFlag()
-    run_ranks(layout.processes, lambda rank: _in_rank(run, layout, ctx, flag), lambda: ctx.stop_requested, flag)
+    work = partial(_in_rank, run, layout, ctx, flag)
+    run_ranks(ctx.resources.processes, work, lambda: ctx.stop_requested, flag, ctx.group)
 
 
-def _in_rank(run: Run, layout: Layout, ctx: Context, flag: StopFlag) -> None:
+def _in_rank(run: Run, layout: Layout, ctx: Context, flag: StopFlag, rank: int) -> None:
     from accelerate.state import AcceleratorState, GradientState, PartialState
 
     os.environ["OMP_NUM_THREADS"] = str(ctx.resources.threads)  # accelerate would set it to 1 where it finds none

@@ -1,4 +1,5 @@
-"""Ranks of one node, forked from a process that has imported everything: no second start-up, no launcher.
+"""Ranks of one node, forked from a process that has imported everything: no second start-up, no launcher. Where several
+nodes work together each forks its own, and all meet at rank 0's.
 
 The parent must not have used CUDA, nor OpenMP with several threads, before it forks: neither survives a fork.
 """
@@ -16,6 +17,8 @@ import time
 import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
+
+from toolkit.stage import Group
 
 PR_SET_PDEATHSIG = 1
 POLL_SECONDS = 0.2
@@ -39,15 +42,19 @@ class StopFlag:
         return self._byte[0] == 1
 
 
-def run_ranks(count: int, work: Callable[[int], Any], stop: Callable[[], bool], flag: StopFlag) -> Any:
-    """Run `work(rank)` in `count` forked processes with torch's rendezvous variables set; returns rank 0's value.
+def run_ranks(
+    count: int, work: Callable[[int], Any], stop: Callable[[], bool], flag: StopFlag, group: Group = Group()
+) -> Any:
+    """Run `work(rank)` in `count` forked processes with torch's rendezvous variables set; returns the first one's
+    value.
 
-    stop: asked several times a second; when it says so, `flag` is set for the ranks.
+    stop: asked several times a second; when it says so, `flag` is set for the ranks. group: the nodes that do the same
+    at the same time; the ranks of this one come after those of the nodes before it.
 
     Raises:
         RankFailed: as the cause of the rank's own exception where that could be carried over, or by itself.
     """
-    port = _free_port()
+    port = group.port or _free_port()
     pipes = {}
     pids = []
     for rank in range(count):
@@ -55,7 +62,7 @@ def run_ranks(count: int, work: Callable[[int], Any], stop: Callable[[], bool], 
         pid = os.fork()
         if pid == 0:
             os.close(read)
-            _be_rank(rank, count, port, work, write)
+            _be_rank(rank, count, group, port, work, write)
         os.close(write)
         pipes[read] = rank
         pids.append(pid)
@@ -99,17 +106,19 @@ def _outcome(rank: int, count: int, pid: int, answer: bytes) -> Any:
     raise error from failed
 
 
-def _be_rank(rank: int, count: int, port: int, work: Callable[[int], Any], write: int) -> NoReturn:
+def _be_rank(
+    rank: int, count: int, group: Group, port: int, work: Callable[[int], Any], write: int
+) -> NoReturn:  # fmt: skip
     code = 1
     try:
         # A rank must not outlive its parent: it would hold the device and write into the state of the next attempt.
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         os.environ.update(
-            RANK=str(rank),
+            RANK=str(group.node * count + rank),
             LOCAL_RANK=str(rank),
-            WORLD_SIZE=str(count),
+            WORLD_SIZE=str(group.nodes * count),
             LOCAL_WORLD_SIZE=str(count),
-            MASTER_ADDR="127.0.0.1",
+            MASTER_ADDR=group.address,
             MASTER_PORT=str(port),
         )
         try:

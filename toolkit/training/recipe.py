@@ -79,24 +79,24 @@ def check_numbers(
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How a global batch is cut: micro_batch x accumulation x processes sequences, exactly."""
+    """How a global batch is cut: micro_batch x accumulation x processes (ranks on all nodes) sequences, exactly."""
 
     micro_batch: int
     accumulation: int
     processes: int
 
 
-def lay_out(global_batch: int, resources: Resources, tokens_a_row: int, budget: int) -> Layout:
-    """Cut a global batch over the resources.
+def lay_out(global_batch: int, resources: Resources, tokens_a_row: int, budget: int, nodes: int = 1) -> Layout:
+    """Cut a global batch over the resources of each of `nodes` nodes.
 
     tokens_a_row: length of the longest sequence. budget: tokens that a rank should process at once, which decides the
     micro-batch where resources leave it open: the largest divisor that stays within it. It never changes the result
-    beyond rounding.
+    beyond rounding, and is halved as often as memory ran out before.
 
     Raises:
         ValueError: the global batch is not micro_batch x accumulation x processes; names all of them.
     """
-    processes, micro = resources.processes, resources.micro_batch
+    processes, micro = resources.processes * nodes, resources.micro_batch
     share, rest = divmod(global_batch, processes)
     if rest:
         raise ValueError(
@@ -104,14 +104,19 @@ def lay_out(global_batch: int, resources: Resources, tokens_a_row: int, budget: 
             f" divides it ({_divisors(global_batch)}) or another global_batch"
         )
     if micro is None:
-        fitting = [n for n in range(1, share + 1) if share % n == 0 and n * tokens_a_row <= budget]
-        micro = max(fitting, default=1)
+        micro = _most(share, budget // tokens_a_row)
     if micro < 1 or share % micro:
         raise ValueError(
             f"global_batch {global_batch} is not micro_batch {micro} x accumulation x {processes} processes:"
             f" {processes} processes take {share} sequences each; valid micro_batch: {_divisors(share)}"
         )
+    micro = _most(share, micro >> resources.halvings)
     return Layout(micro_batch=micro, accumulation=share // micro, processes=processes)
+
+
+def _most(share: int, limit: int) -> int:
+    """The largest divisor of `share` that is at most `limit`; at least 1."""
+    return max((n for n in range(1, min(share, limit) + 1) if share % n == 0), default=1)
 
 
 def _divisors(number: int) -> str:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from toolkit.fingerprint import fingerprint
 from toolkit.plan import CellState
-from toolkit.stage import Resources
+from toolkit.stage import Request
 from toolkit.study import Cell
 
 STEPS = (0, 30, 100, 300, 1000)
@@ -56,7 +56,7 @@ class FakeStudy:
         print_ = fingerprint(job, 1, {**spec, "stage": stage, **coords}, {k: c.fingerprint for k, c in inputs.items()})
         cell = Cell(
             stage=stage, job=job, version=1, coords=coords, spec=spec, inputs=inputs, fingerprint=print_, label=stage,
-            resources=Resources(),
+            resources=Request(),
         )  # fmt: skip
         self.cells.append(cell)
         self.states[print_] = state

@@ -84,7 +84,8 @@ def run(spec: Spec, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
     )
     fields = ("max_new_tokens", "temperature", "top_p", "seed", "stop")
     engine = Engine(model, tokenizer, Decoding(**{name: getattr(spec, name) for name in fields}))
-    work = shards.cut(batches(prompts, ctx.resources.batch_tokens, spec.max_new_tokens), spec.max_new_tokens)
+    budget = ctx.resources.batch_tokens >> ctx.resources.halvings
+    work = shards.cut(batches(prompts, budget, spec.max_new_tokens), spec.max_new_tokens)
     answers = shards.fill(ctx.state / "shards", work, engine.answer, _Meter(ctx, len(prompts)))
     _write(out / "predictions.parquet", split, gold, answers)
     return _metrics(prompts, answers, cut)
