@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from slurm import limits, profiles, submissions
+from slurm.bad_nodes import bad_nodes
 from slurm.estimates import Estimates
 from slurm.launch import AlreadyRunning, adopt_folders, describe_launch
 from slurm.profiles import Fit, Profile, Shape
@@ -27,15 +28,12 @@ from slurm.queue import Queue, SlurmError, Snapshot, squeue
 from slurm.worker import Work
 from toolkit import provenance
 from toolkit.expand import slug
-from toolkit.failures import Failure
 from toolkit.manifest import claims
 from toolkit.manifest.files import check_root, write_atomic
-from toolkit.manifest.log import Reader
 from toolkit.plan import CellState, survey
 from toolkit.study import Cell, Study
 
 TIMEOUTS = 10**6  # submitit counts every signal of a short job as a time-out, and would stop to requeue after three
-FORGET_SECONDS = 86400.0  # a node that failed is given another chance after a day
 STARTING_SECONDS = 600.0  # a launch on another host that says nothing for so long has died
 LOOKS, LOOK_SECONDS = 3, 3.0  # how often Slurm is asked for a job whose sbatch said nothing of use
 
@@ -183,10 +181,11 @@ def _wanted(
     running = waiting = 0
     for number in submissions.active(root, study.name, snapshot):
         content = submissions.read(root, study.name, number)
-        arrays = submissions.arrays(content)
+        arrays = {} if content["state"] == "cancelled" else submissions.arrays(content)
         jobs = [job for job in snapshot.jobs.values() if job.name in arrays and (job.alive or job.waiting)]
         running, waiting = running + sum(j.alive for j in jobs), waiting + sum(j.waiting for j in jobs)
         known = {cell.fingerprint for cell in submissions.cells(root, study.name, number)} if jobs else set()
+        known -= set(content.get("cancelled", ()))
         for job in jobs:
             shape = arrays[job.name]["shape"]
             have[shape] += 1
@@ -228,20 +227,6 @@ def _arrays(
             found[name] = {"shape": shape, "workers": part, "exclude": exclude, "state": "prepared"}
             count -= part
     return found, said
-
-
-def bad_nodes(root: Path, study: str, profile: Profile) -> dict[str, str]:
-    """Nodes that a study is better off without -> why: one GPU_FAULT, or several NODE_FAIL, within a day."""
-    faults: dict[str, Counter[str]] = {}
-    for event in Reader(root, study).new_events():
-        node, reason = event.get("node"), event.get("reason")
-        if node and reason in (Failure.GPU_FAULT, Failure.NODE_FAIL) and time.time() - event["time"] < FORGET_SECONDS:
-            faults.setdefault(node, Counter())[reason] += 1
-    return {
-        node: ", ".join(f"{count} {reason}" for reason, count in count.items())
-        for node, count in faults.items()
-        if count[Failure.GPU_FAULT] or count[Failure.NODE_FAIL] >= profile.repeat_failures
-    }
 
 
 def _submit(

@@ -80,7 +80,6 @@ class Board:
         self.heard: dict[str, float] = {}  # writer -> when this worker last read something of it
         self.failed: defaultdict[str, dict[int, str]] = defaultdict(dict)  # attempt -> type, of this launch
         self.cancelled: set[str] = set()  # fingerprints that a person cancelled
-        self.ends = False  # a person cancelled the whole launch
         self.claimed = claims.all_claims(root)
         self.reader = Reader(root, study)
         self.begun = False
@@ -114,15 +113,12 @@ class Board:
         """Take in what the workers of this study, this one too, wrote since the last call."""
         for event in self.reader.new_events():
             self.heard[event["writer"]] = self.now()
-            if event["event"] == "cancelled" and event["launch"] == self.launch:
-                self._cancel(event.get("fingerprints"))
-            elif event.get("fingerprint") in self.cells:
+            if event.get("fingerprint") in self.cells:
                 self.take(event)
 
-    def _cancel(self, fingerprints: Sequence[str] | None) -> None:
-        if fingerprints is None:
-            self.ends = True
-        for print_ in fingerprints or ():
+    def cancel(self, fingerprints: Collection[str]) -> None:
+        """A person wants these cells no more, of this launch."""
+        for print_ in set(fingerprints) & self.cells.keys() - self.cancelled:
             self.cancelled.add(print_)
             self.give_up(print_)
 

@@ -274,7 +274,8 @@ def why(study: StudyPath, cell: CellName, root: Root = DEFAULT_ROOT, sets: Sets 
     """
     opened = open_study(study, root, sets)
     found = find_cell(opened, cell)
-    state = plan_module.survey(opened.root, opened.study.name, opened.cells)[found.fingerprint]
+    status = status_module.read(opened.root, opened.study.name, opened.cells)
+    state = status.states[found.fingerprint]
     out.print(f"[bold]{escape(found.name)}[/] is {state.state}  [dim]{found.job} {found.fingerprint[:12]}[/]")
     out.print(f"folder: {escape(str(plan_module.folder(opened.root, found)))}")
     if state.state == "failed":
@@ -282,9 +283,18 @@ def why(study: StudyPath, cell: CellName, root: Root = DEFAULT_ROOT, sets: Sets 
         out.print(f"remedy: {POLICY[Failure(state.reason)].remedy}")
     elif state.state == "blocked":
         out.print(escape(state.message))
+    elif state.state == "running":
+        job = status.places.job(state.job) if status.places else None
+        where = f"job {job.id} on {job.nodes}, for {job.elapsed}" if job else f"worker {state.worker}"
+        out.print(escape(f"attempt {state.attempt} runs in {where}"))
     elif state.state == "never-run":
         waiting = [c.name for c in found.inputs.values() if not plan_module.folder(opened.root, c).is_dir()]
-        out.print(f"waits for {escape(', '.join(waiting))}" if waiting else "nothing is in its way: launch runs it")
+        words = (
+            f"waits for {', '.join(waiting)}" if waiting else "nothing is in its way: a worker, or a launch, runs it"
+        )
+        out.print(escape(words))
+        if status.places is not None:
+            out.print(*status_module.workers(status.places), sep="\n")
     path = status_module.log_path(opened.root, found)
     if path is not None:
         out.print(f"[dim]the end of {escape(str(path))}:[/]")

@@ -13,6 +13,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from slurm.places import Places, latest, places
+from slurm.queue import POLL_SECONDS, Queue
 from toolkit.fingerprint import SHORT
 from toolkit.manifest import record
 from toolkit.plan import NEVER, STATES, CellState, Node, folder, survey
@@ -24,12 +26,14 @@ COLORS = {"done": "green", "running": "cyan", "failed": "red", "blocked": "yello
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """`progress` holds what running cells last told (`Context.progress`), by fingerprint."""
+    """`progress` holds what running cells last told (`Context.progress`), by fingerprint; `places` where a cluster's
+    workers are."""
 
     study: str
     cells: Sequence[Node]
     states: Mapping[str, CellState]
     progress: Mapping[str, Mapping[str, Any]]
+    places: Places | None = None
 
     def counts(self) -> dict[str, Counter[str]]:
         """Stage -> state -> number of cells."""
@@ -57,25 +61,35 @@ class Status:
                     "reason": self.states[cell.fingerprint].reason,
                     "message": self.states[cell.fingerprint].message,
                     "attempt": self.states[cell.fingerprint].attempt,
-                    **({"progress": self.progress.get(cell.fingerprint)} if state == "running" else {}),
+                    **(self._running(cell) if state == "running" else {}),
                 }
                 for cell in self.in_state(state)
             ]
             for state in ("running", "failed", "blocked")
         }
         stages = {stage: {state: counts[state] for state in STATES} for stage, counts in self.counts().items()}
-        return {"study": self.study, "stages": stages, **listed}
+        cluster = {"cluster": self.places.as_json()} if self.places else {}
+        return {"study": self.study, "stages": stages, **listed, **cluster}
+
+    def _running(self, cell: Node) -> dict[str, Any]:
+        state = self.states[cell.fingerprint]
+        job = self.places.job(state.job) if self.places else None
+        where = {"job": state.job, "node": job.nodes, "elapsed": job.elapsed} if job else {}
+        return {"progress": self.progress.get(cell.fingerprint), **where}
 
 
 def read(root: Path, study: str, cells: Sequence[Node]) -> Status:
-    """The status of a study from what lies under the root."""
-    states = survey(root, study, cells)
+    """The status of a study from what lies under the root, and from what Slurm says of a cluster's workers."""
+    launched = latest(root, study)
+    queue = Queue(root, launched[1].poll_seconds if launched else POLL_SECONDS)
+    states = survey(root, study, cells, queue.alive)
     running = {print_ for print_, state in states.items() if state.state == "running"}
     return Status(
         study=study,
         cells=cells,
         states=states,
         progress={p: read_progress(root / "work" / p[:SHORT] / "state") for p in running},
+        places=places(root, study, queue, *launched) if launched else None,
     )
 
 
@@ -93,6 +107,8 @@ def render(status: Status, most: int = 12) -> RenderableType:
     running = status.in_state("running")
     if running:
         parts.append(_running(status, running[:most]))
+    if status.places is not None:
+        parts += workers(status.places)
     failed = status.in_state("failed")
     for cell in failed[:most]:
         known = status.states[cell.fingerprint]
@@ -107,8 +123,29 @@ def _running(status: Status, cells: Sequence[Node]) -> Table:
     table = Table.grid(padding=(0, 2))
     for cell in cells:
         told = status.progress.get(cell.fingerprint) or {}
-        table.add_row(Text(cell.name, style="cyan"), *progress_words(told))
+        state = status.states[cell.fingerprint]
+        job = status.places.job(state.job) if status.places else None
+        where = [f"job {job.id}", job.nodes, job.elapsed] if job else []
+        table.add_row(Text(cell.name, style="cyan"), *progress_words(told), *where)
     return table
+
+
+def workers(places: Places) -> list[RenderableType]:
+    """A line a shape: how many workers run, wait (and why) and have ended."""
+    lines: list[RenderableType] = []
+    shapes = [*(shape for shape, _ in places.jobs), *(shape for shape, _ in places.ended)]
+    for shape in dict.fromkeys(shapes):
+        jobs = [job for name, job in places.jobs if name == shape]
+        run = sum(job.alive for job in jobs)
+        waiting = Counter(job.reason for job in jobs if job.waiting)
+        starts = sorted(job.start for job in jobs if job.waiting and job.start[:1].isdigit())
+        words = [f"{run} run"] if run else []
+        words += [f"{count} wait ({reason})" for reason, count in waiting.items()]
+        words += [f"the next starts about {starts[0]}"] if starts else []
+        words += [f"{count} {state}" for (name, state), count in places.ended.items() if name == shape]
+        lines.append(Text(f"workers of shape {shape}: {', '.join(words)}"))
+    lines += [Text(f"node {node} is left out of later launches: {why}", "yellow") for node, why in places.bad.items()]
+    return lines + [Text(remark, "yellow") for remark in places.remarks]
 
 
 def progress_words(told: Mapping[str, Any]) -> list[str]:

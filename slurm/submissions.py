@@ -84,6 +84,27 @@ def prepare(root: Path, study: Study, words: Mapping[str, Any]) -> int | None:
     return number
 
 
+def changed(root: Path, study: str, number: int) -> int:
+    """When a submission was written last, in ns of the file system's clock."""
+    return (folder(root, study) / f"{number}.json").stat().st_mtime_ns
+
+
+def cancel(root: Path, study: str, number: int, fingerprints: Sequence[str] | None) -> None:
+    """Note that a person wants these cells of a launch no more, or none of it; its workers look at that.
+
+    Raises:
+        ValueError: the launch is submitting just now.
+    """
+    content = read(root, study, number)
+    if content["state"] == "prepared" and claims.liveness(content["who"]) is not False:
+        raise ValueError(f"launch {number} of {study!r} is submitting just now: try again in a moment")
+    if fingerprints is None:
+        write(root, study, number, {**content, "state": "cancelled"})
+    else:
+        known = {*content.get("cancelled", ()), *fingerprints}
+        write(root, study, number, {**content, "cancelled": sorted(known)})
+
+
 def write(root: Path, study: str, number: int, content: Mapping[str, Any]) -> None:
     """Write a submission anew; only its launcher does that, or whoever found it dead."""
     write_atomic(folder(root, study) / f"{number}.json", json.dumps(content, indent=1).encode())

@@ -63,17 +63,27 @@ def find_cell(opened: Opened, name: str) -> Cell:
     Raises:
         ValueError: no cell, or more than one, has that name; the message lists the nearest.
     """
+    found = find_cells(opened, name)
+    if len({cell.fingerprint for cell in found}) == 1:
+        return found[0]
+    some = ", ".join(cell.name for cell in found[:8])
+    raise ValueError(f"{name!r} is {len(found)} cells; choose one: {some}{', ...' if len(found) > 8 else ''}")
+
+
+def find_cells(opened: Opened, name: str) -> list[Cell]:
+    """The cells that a person names: one, or all of a stage.
+
+    Raises:
+        ValueError: none has that name; the message lists the nearest.
+    """
     wanted = name.replace(" ", "")
     digits = len(wanted) >= 4
     found = [
         c for c in opened.cells if c.name.replace(" ", "") == wanted or (digits and c.fingerprint.startswith(wanted))
     ]
     found = found or [c for c in opened.cells if c.stage == wanted]
-    if len({cell.fingerprint for cell in found}) == 1:
-        return found[0]
     if found:
-        some = ", ".join(cell.name for cell in found[:8])
-        raise ValueError(f"{name!r} is {len(found)} cells; choose one: {some}{', ...' if len(found) > 8 else ''}")
+        return found
     same_stage = [c.name for c in opened.cells if c.stage == wanted.split("[")[0]]
     raise ValueError(lookup.unknown("cell", name, same_stage[:20] or {c.stage for c in opened.cells}))
 

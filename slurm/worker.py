@@ -83,6 +83,7 @@ class _Worker:
     child: Child | None = None
     warm: set[str] = field(default_factory=set)
     beat: float = field(default_factory=time.monotonic)
+    submission: int = 0  # when it was written that was read last
 
     def stopping(self) -> bool:
         return bool(self.stop)
@@ -198,9 +199,8 @@ def _has_time(root: Path, given: Allocation, estimates: Estimates, cell: Cell) -
 def _pull(worker: _Worker) -> int:
     committed, last, busy = 0, None, time.monotonic()
     while not worker.stop:
-        worker.board.refresh()
-        if worker.board.ends:
-            worker.stop = "cancelled"
+        _look(worker)
+        if worker.stop:
             break
         attempt = worker.board.take_next(last, worker.info)
         if attempt is not None:
@@ -224,12 +224,20 @@ def _wait(worker: _Worker, waited: float) -> bool:
         if outlook == "time" or waited > idle:
             worker.stop = "time" if outlook == "time" else "idle"
             return False
-    _beat(worker)
     time.sleep(POLL_SECONDS if worker.given.slurm is None else min(2.0, POLL_SECONDS + waited / 20))
     return True
 
 
-def _beat(worker: _Worker) -> None:
+def _look(worker: _Worker) -> None:
+    """Take in what others wrote and what a person wants cancelled; say now and then that this worker lives."""
+    worker.board.refresh()
+    changed = submissions.changed(worker.root, worker.study, worker.launch)
+    if changed != worker.submission:
+        worker.submission = changed
+        content = submissions.read(worker.root, worker.study, worker.launch)
+        worker.board.cancel(content.get("cancelled", ()))
+        if content["state"] == "cancelled":
+            worker.stop = worker.stop or "cancelled"
     if time.monotonic() - worker.beat > BEAT_SECONDS:
         worker.say({"event": "alive"}, sync=False)
 
@@ -327,9 +335,8 @@ def _attend(worker: _Worker, task: Task) -> dict[str, Any] | None:
     many = task.group.nodes > 1 and worker.leader is not None
     while not worker.child.wait(0.5 if many or told else LOOK_SECONDS):
         now = time.monotonic()
-        _beat(worker)
-        worker.board.refresh()
-        if not told and (worker.stop or worker.board.ends or task.cell.fingerprint in worker.board.cancelled):
+        _look(worker)
+        if not told and (worker.stop or task.cell.fingerprint in worker.board.cancelled):
             worker.child.signal(signal.SIGUSR2)
             told = now
         if many and worker.leader is not None and cause is None:

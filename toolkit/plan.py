@@ -20,13 +20,15 @@ STATES = ("done", "running", "failed", "blocked", "never-run")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CellState:
-    """`reason` is a failure's type, `message` its sentence; for a blocked cell, which upstream cell failed."""
+    """`reason` is a failure's type, `message` its sentence; for a blocked cell, which upstream cell failed. `job` is the
+    scheduler's number for the job that runs it."""
 
     state: str
     reason: str = ""
     message: str = ""
     attempt: int = 0
     worker: str = ""
+    job: str = ""
 
 
 DONE = CellState(state="done")
@@ -88,7 +90,8 @@ def _unfinished(root: Path, print_: str, claimed: int, said: index.Attempt | Non
     if claimed and (said is None or said.attempt < claimed or said.event == "started"):
         info = claims.read_claim(root, print_[:SHORT], claimed)
         if alive(info, claims.made(root, print_[:SHORT], claimed)) is not False:
-            return CellState(state="running", attempt=claimed, worker=str(info.get("worker", "")))
+            job = str(info.get("slurm", {}).get("job", ""))
+            return CellState(state="running", attempt=claimed, worker=str(info.get("worker", "")), job=job)
         return NEVER
     if said is not None and said.event == "failed":
         return CellState(

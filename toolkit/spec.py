@@ -86,14 +86,24 @@ def coerce(hint: Any, value: Any, name: str) -> Any:
         item = typing.get_args(hint)[1]
         return {str(k): coerce(item, v, f"{name}.{k}") for k, v in value.items()}
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return value if isinstance(value, hint) else build(hint, _mapping(value, name), f"field of {name}")
+        return value if isinstance(value, hint) else _coerce_nested(hint, value, name)
     return _coerce_scalar(hint, value, name)
+
+
+def _coerce_nested(hint: type, value: Any, name: str) -> Any:
+    try:
+        return build(hint, _mapping(value, name), f"field of {name}")
+    except FieldError as error:
+        raise FieldError(name if error.field == name else f"{name}.{error.field}", str(error)) from None
 
 
 def _coerce_union(hint: Any, value: Any, name: str) -> Any:
     choices = typing.get_args(hint)
     if value is None and type(None) in choices:
         return None
+    nested = [c for c in choices if dataclasses.is_dataclass(c)]
+    if len(nested) == 1 and isinstance(value, Mapping):
+        return coerce(nested[0], value, name)  # what is wrong inside it is worth more than that it does not fit
     exact = [c for c in choices if c is type(value)]
     for choice in exact or [c for c in choices if c is not type(None)]:
         try:

@@ -72,6 +72,16 @@ def run(spec, inputs, out, ctx):
         os.kill(os.getpid(), signal.SIGKILL)
     if spec.do == "die":
         os.kill(os.getpid(), signal.SIGKILL)
+    if spec.do == "eat" and ctx.resources.halvings < 2:
+        held = b"x" * (600 << 20)
+        time.sleep(20)
+    if spec.do == "fault once" and not (ctx.state / "fault").exists():
+        (ctx.state / "fault").touch()
+        raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
+    if spec.do == "look":
+        (out / "seen.txt").write_text("\\n".join(f"{key}={value}" for key, value in sorted(os.environ.items())))
+    if spec.do == "be deaf":
+        time.sleep(60)
     if spec.do == "need 3 MiB":
         (out / "first").write_bytes(bytes(1 << 20))
         (out / "second").write_bytes(bytes(2 << 20))
@@ -83,7 +93,8 @@ def run(spec, inputs, out, ctx):
         if ctx.stop_requested:
             (ctx.state / "saved").touch()
             raise Interrupted
-    return {"imported": imported, "parent": os.getppid(), "resumed": (ctx.state / "saved").exists()}
+    given = {"processes": ctx.resources.processes, "threads": ctx.resources.threads, "halvings": ctx.resources.halvings}
+    return {"imported": imported, "parent": os.getppid(), "resumed": (ctx.state / "saved").exists(), **given}
 '''
 
 
