@@ -1,9 +1,10 @@
-# make quickstart | test | lint | bench | kills | cluster; each does all of its set-up. Options: PYTHON=python3.12 ARGS="-k plan"
+# make quickstart | test | lint | bench | kills | faults; each does all of its set-up. Options: PYTHON=python3.12 ARGS="-k plan"
 # Paths here are relative and without spaces; the checkout itself may lie in a path that has some.
 
 PYTHON ?= python3
 WORKERS ?= 2
 KILLS ?= 50
+FAULTS ?= 200
 ARGS ?=
 PY := .venv/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install -c constraints.txt
@@ -14,7 +15,7 @@ BENCHES := $(filter-out __init__,$(basename $(notdir $(wildcard tests/bench/*.py
 # Tests and benchmarks share the machine: one thread each, no waiting in busy loops, no network.
 ENVIRONMENT := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
-.PHONY: help install install-dev quickstart test lint bench kills cluster
+.PHONY: help install install-dev quickstart test lint bench kills faults
 .DELETE_ON_ERROR:
 
 help:
@@ -67,6 +68,6 @@ bench: install-dev
 kills: install-dev
 	$(ENVIRONMENT) $(PY) -m pytest tests/slurm/test_kills.py --kills $(KILLS) $(ARGS)
 
-# A real Slurm on this machine; tests/cluster/README.md says what to install for it.
-cluster: install-dev
-	$(ENVIRONMENT) $(PY) -m pytest tests/cluster $(ARGS)
+# A study on a real Slurm on this machine under every kind of fault; tests/cluster/README.md says what to install for it.
+faults: install-dev
+	$(ENVIRONMENT) $(PY) -m pytest tests/slurm/test_faults.py --faults $(FAULTS) $(ARGS)

@@ -25,6 +25,8 @@ FIELDS = (
     "ArrayJobID", "ArrayTaskID", "JobID", "State", "RestartCnt", "Reason", "NodeList", "TimeUsed", "StartTime", "Name",
 )  # fmt: skip
 SECONDS = 30  # that a command of Slurm's may take
+BEAT_SECONDS = 60.0  # how often a worker writes to its log at least
+SILENT_SECONDS = 2.5 * BEAT_SECONDS  # after which one of which Slurm knows nothing is believed dead
 POLL_SECONDS = 60.0  # between two questions: admins complain of more
 # How the end of a job is told by sacct -> why the attempt that was lost with it failed.
 ENDS = {
@@ -126,13 +128,22 @@ class Queue:
         if snapshot.error or snapshot.cluster != info["slurm"]["cluster"]:
             return None
         job = snapshot.jobs.get(info["slurm"]["job"])
-        if job is None or job.name != info["slurm"]["name"]:  # numbers are given out again after a controller's crash
-            return False if snapshot.began > claimed else None
+        if job is None or job.name != info["slurm"]["name"]:
+            # It ended long ago, or a controller that crashed has forgotten it and gives its number out again: then its
+            # processes may go on for a while. The worker's own log is the second opinion.
+            return False if snapshot.began > max(claimed, self._heard(info)) + SILENT_SECONDS else None
         if job.restarts != info["slurm"]["restarts"]:
             return False if job.restarts > info["slurm"]["restarts"] else None
         if job.waiting:
             return None  # it was seen before it started
         return job.alive
+
+    def _heard(self, info: Mapping[str, Any]) -> float:
+        """When a worker last wrote to its log, by the file system's clock."""
+        try:
+            return (self.root / "log" / info["study"] / f"{info['worker']}.jsonl").stat().st_mtime
+        except (FileNotFoundError, KeyError):
+            return 0.0
 
     def _ask(self, cluster: str) -> Snapshot:
         part = self.file.with_name(f".{self.file.name}.{uuid.uuid4().hex}")

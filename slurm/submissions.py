@@ -161,7 +161,7 @@ def submitted(root: Path, study: str, number: int, workers: Sequence[Mapping[str
 
 def active(root: Path, study: str, snapshot: Snapshot | None = None) -> list[int]:
     """The launches of a study that are at work: the launcher or a worker lives, or waits in Slurm's queue, or nobody
-    can say. `snapshot` is what Slurm says; without one it is asked where a launch was a cluster's."""
+    can say. `snapshot` is what Slurm says now; without one it is asked where a launch was a cluster's."""
     return [n for n in numbers(root, study) if at_work(root, study, n, read(root, study, n), snapshot)]
 
 
@@ -171,7 +171,7 @@ def at_work(root: Path, study: str, number: int, content: Mapping[str, Any], sna
         return True
     live = arrays(content)
     if live:
-        snapshot = snapshot or Queue(root).snapshot()
+        snapshot = snapshot or Queue(root).snapshot(fresh=True)
         return bool(snapshot.error) or any(j.name in live and (j.alive or j.waiting) for j in snapshot.jobs.values())
     return _local_worker(root, study, number, content)
 

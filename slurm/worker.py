@@ -36,7 +36,6 @@ from toolkit.study import Cell
 
 POLL_SECONDS = 0.2  # how often an idle worker looks whether somebody finished what it waits for
 LOOK_SECONDS = 5.0  # how often a busy one looks whether its cell was cancelled
-BEAT_SECONDS = 60.0  # how often it says that it lives
 HOLD_SECONDS = 120.0  # after TERM, for Slurm to end the job
 REQUEUES, REQUEUE_SECONDS = 6, 5.0  # tries to requeue, and between them
 PEER_SECONDS = 5.0  # that nodes are given to say why they failed: the first word is seldom the cause
@@ -116,6 +115,9 @@ def work(root: Path, study: str, launch: int, shape: str, array: str = "") -> in
         _hear_signals(worker)
         worker.say({"event": "worker-started", "who": worker.info, "shape": given.name, "node": _node(worker)})
         try:
+            if given.nodes > 1 and given.slurm is not None:
+                file = submissions.meeting_file(root, study, launch, given.name, given.slurm)
+                worker.leader = Leader(file, given.nodes, worker.stopping)
             committed = _pull(worker)
         except BaseException:
             worker.say({"event": "worker-ended"})
@@ -238,7 +240,7 @@ def _look(worker: _Worker) -> None:
         worker.board.cancel(content.get("cancelled", ()))
         if content["state"] == "cancelled":
             worker.stop = worker.stop or "cancelled"
-    if time.monotonic() - worker.beat > BEAT_SECONDS:
+    if time.monotonic() - worker.beat > queue.BEAT_SECONDS:
         worker.say({"event": "alive"}, sync=False)
 
 
@@ -277,9 +279,6 @@ def _in_child(worker: _Worker, attempt: Attempt) -> dict[str, Any]:
     (task.work / "state").mkdir(parents=True, exist_ok=True)
     _discard_stale(worker, task.work)
     task.out.mkdir()
-    if worker.stop:  # while it waited for other nodes
-        discard(task.out)
-        return {"event": "interrupted"}
     if task.group.nodes > 1 and worker.leader is not None:
         words = {
             "do": "run", "fingerprint": task.cell.fingerprint, "number": task.number,
@@ -311,11 +310,7 @@ def _task(worker: _Worker, attempt: Attempt) -> Task:
     cell, group = attempt.cell, Group()
     fit = worker.fits[cell.fingerprint]
     if fit.shape.nodes > 1:
-        if worker.leader is None:
-            file = submissions.meeting_file(
-                worker.root, worker.study, worker.launch, worker.given.name, worker.info["slurm"]
-            )
-            worker.leader = Leader(file, worker.given.nodes, worker.stopping)
+        assert worker.leader is not None
         address, port = worker.leader.meeting()
         group = Group(nodes=worker.given.nodes, address=address, port=port)
     return Task(

@@ -51,7 +51,9 @@ class ClusterLab(Lab):
         }
 
     def _finished(self, study: str) -> bool:
-        stages = self.json("status", study)["stages"].values()
+        status = self.json("status", study)
+        assert not status["failed"] or self.live(), status["failed"]
+        stages = status["stages"].values()
         return all(stage["done"] == sum(stage.values()) for stage in stages)
 
     def live(self) -> list[str]:

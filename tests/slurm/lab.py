@@ -99,10 +99,10 @@ def run(spec, inputs, out, ctx):
 
 
 def make_house(folder: Path) -> Path:
-    """A copy of the three packages and the clusters' profiles, with the job `probe`."""
+    """A copy of the three packages and the configurations, with the job `probe`."""
     for package in ("toolkit", "jobs", "slurm"):
         shutil.copytree(HOME / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(HOME / "configs" / "clusters", folder / "configs" / "clusters")
+    shutil.copytree(HOME / "configs", folder / "configs")
     (folder / "jobs" / "probe.py").write_text(PROBE)
     return folder
 

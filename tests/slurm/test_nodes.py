@@ -87,15 +87,15 @@ def test_two_nodes_learn_what_one_process_learns(there: ClusterLab, alone: list[
 
 
 def test_the_loss_of_a_node_is_survived(there: ClusterLab, alone: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TIDEMARK_SAVE_SECONDS", "0")
+    monkeypatch.setenv("TIDEMARK_SAVE_SECONDS", "1")
     there.jobs["train"] = {"shape": "two", "threads": 1, "zero": 1}
     stages = json.loads(json.dumps(STAGES))
-    stages["pretrained"]["spec"]["steps"] = 400
+    stages["pretrained"]["spec"]["steps"] = 150
     study = there.study(stages)
     there.launch(study)
     event = there.begun("pretrained", seconds=180)
     state = there.work(event["fingerprint"]) / "state" / "saves"
-    until(lambda: state.is_dir() and len(list(state.iterdir())) >= 2, 120)
+    until(lambda: state.is_dir() and any(state.iterdir()), 120)
     job = there.job_of("pretrained")
     nodes = there.cluster.run("scontrol", "show", "hostnames", there.cluster.field(job, "NodeList")).split()
     other = next(node for node in nodes if node != event["node"])
@@ -105,6 +105,6 @@ def test_the_loss_of_a_node_is_survived(there: ClusterLab, alone: list[float], m
     there.launch(study)
     there.done(study, 300)
     table = losses(there.root)
-    assert len(table) == 400 and table[:5] == pytest.approx(alone[:5], abs=2e-5)
+    assert len(table) == 150 and table[:5] == pytest.approx(alone[:5], abs=2e-5)
     kinds = [reason for event, _, reason in there.told_of("pretrained") if event in ("failed", "lost")]
     assert kinds and set(kinds) <= {"NODE_FAIL", "LOST"}, kinds

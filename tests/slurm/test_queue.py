@@ -46,9 +46,10 @@ CLAIM = {
         ([job(state="PENDING", restarts=1)], 50, False),
         ([job(restarts=1)], 50, False),
         ([job(state="PENDING")], 150, None),  # the snapshot is older than the start of the job
-        ([job(name="another study's, with the number of a job that a crash forgot")], 50, False),
-        ([], 50, False),
-        ([], 150, None),  # asked before the claim was made
+        ([job(name="another study's, with the number of a job that a crash forgot")], 50, None),
+        ([job(name="another study's, with the number of a job that a crash forgot")], -100, False),
+        ([], -100, False),
+        ([], 50, None),  # its processes may go on for a while: the worker's log must be silent too
     ],
 )
 def test_what_a_snapshot_says_of_a_claim(
