@@ -138,8 +138,8 @@ def _initial(spec: Spec, tokenizer: Path, state: Path) -> Path:
     import torch
     from transformers import AutoModelForCausalLM
 
+    from toolkit.manifest.files import discard
     from toolkit.training.exact import attempt_folder
-    from toolkit.training.saves import put_folder
 
     folder = state / "initial"
     if not folder.is_dir():
@@ -148,7 +148,12 @@ def _initial(spec: Spec, tokenizer: Path, state: Path) -> Path:
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         part = attempt_folder(state)
         model.save_pretrained(part)
-        put_folder(part, folder)
+        try:
+            part.rename(folder)
+        except OSError:  # another node of this attempt, or a lost attempt that still runs, has made the same one
+            if not folder.is_dir():
+                raise
+            discard(part)
     return folder
 
 
