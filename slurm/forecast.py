@@ -1,0 +1,106 @@
+"""`tidemark plan --cost`: what the rest of a study will cost on a cluster. A cell holds the shape that the profile
+gives it for as long as its kin under the root took; start-up and waiting come on top.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from slurm import profiles, spent
+from slurm.estimates import Estimates
+from slurm.profiles import Fit
+from slurm.spent import Cost
+from slurm.terminal import Opened, out, print_json
+from slurm.usage import numbers
+from toolkit.fingerprint import SHORT
+from toolkit.plan import CellState
+from toolkit.stage import read_progress
+from toolkit.study import Cell
+
+UNKNOWN = "unknown"
+WORDS = {"size": "same size", "stage": "same stage", "job": "same job", UNKNOWN: UNKNOWN}
+
+
+@dataclass(kw_only=True)
+class Rest:
+    """What is left of a stage. each: hours that whole cells are estimated to take, where that is known. like: what they
+    were estimated from (a key of WORDS) -> how many cells."""
+
+    shape: str
+    each: list[float] = field(default_factory=list)
+    like: Counter[str] = field(default_factory=Counter)
+    cost: Cost = field(default_factory=Cost)
+
+    def as_json(self) -> dict[str, Any]:
+        """For `--json`; `hours_each` are the least and the most."""
+        each = [min(self.each), max(self.each)] if self.each else None
+        return {"shape": self.shape, "like": dict(self.like), "hours_each": each, **_cost(self.cost, self.like)}
+
+
+def show(opened: Opened, cluster: str, states: Mapping[str, CellState], as_json: bool) -> None:
+    """Print what is left of a study, and what that will cost on a cluster.
+
+    Raises:
+        StudyError: there is no such cluster, or none of its shapes is enough for a stage.
+    """
+    profile, _ = profiles.load(cluster)
+    fits = profiles.fits(profile, opened.cells, opened.study)
+    left = {c.fingerprint: c for c in opened.cells if c.fingerprint in fits and states[c.fingerprint].state != "done"}
+    rest = forecast(left.values(), fits, Estimates().read(opened.root), opened.root)
+    cost = spent.total(stage.cost for stage in rest.values())
+    like = sum((stage.like for stage in rest.values()), Counter[str]())
+    if as_json:
+        stages = {name: stage.as_json() for name, stage in rest.items()}
+        print_json({"cluster": cluster, "stages": stages, "total": _cost(cost, like)})
+    else:
+        out.print(_render(rest, cost, like))
+
+
+def forecast(cells: Iterable[Cell], fits: Mapping[str, Fit], estimates: Estimates, root: Path) -> dict[str, Rest]:
+    """Stage -> what is left of it. Of a cell that somebody has begun, the part that was not yet reached counts."""
+    found: dict[str, Rest] = {}
+    for cell in cells:
+        fit, known = fits[cell.fingerprint], estimates.of(cell)
+        rest = found.setdefault(cell.stage, Rest(shape=fit.name))
+        rest.like[known.like if known else UNKNOWN] += 1
+        seconds = 0.0
+        if known is not None:
+            told = read_progress(root / "work" / cell.fingerprint[:SHORT] / "state")
+            seconds = known.seconds * (1 - told["step"] / told["total"] if told.get("total") else 1)
+            rest.each.append(known.seconds / 3600)
+        rest.cost.add(spent.size_of(fit.shape), round(1000 * seconds), attempts=1)
+    return found
+
+
+def _cost(cost: Cost, like: Counter[str]) -> dict[str, Any]:
+    words = cost.as_json()
+    return {"left": words.pop("attempts"), "unknown": like[UNKNOWN], **words}
+
+
+def _render(rest: Mapping[str, Rest], cost: Cost, like: Counter[str]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("stage", "shape"):
+        table.add_column(name)
+    for name in ("left", "hours each"):
+        table.add_column(name, justify="right")
+    table.add_column("from")
+    for name in ("GPU-hours", "CPU-hours", "node-hours"):
+        table.add_column(name, justify="right")
+    for name, stage in rest.items():
+        table.add_row(escape(name), stage.shape, *_row(stage))
+    least = "at least" if like[UNKNOWN] else ""
+    count, *hours = numbers(cost)
+    table.add_row("total", "", count, "", least, *hours, style="bold")
+    return table
+
+
+def _row(stage: Rest) -> list[str]:
+    low, high = (f"{pick(stage.each):,.3f}" if stage.each else UNKNOWN for pick in (min, max))
+    like = [f"{WORDS[word]}{f' ({stage.like[word]})' if len(stage.like) > 1 else ''}" for word in stage.like]
+    count, *hours = numbers(stage.cost)
+    return [count, low if low == high else f"{low} - {high}", ", ".join(like), *hours]
