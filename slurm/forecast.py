@@ -31,7 +31,7 @@ class Rest:
     """What is left of a stage. each: hours that whole cells are estimated to take, where that is known. like: what they
     were estimated from (a key of WORDS) -> how many cells."""
 
-    shape: str
+    shapes: list[str] = field(default_factory=list)
     each: list[float] = field(default_factory=list)
     like: Counter[str] = field(default_factory=Counter)
     cost: Cost = field(default_factory=Cost)
@@ -39,7 +39,7 @@ class Rest:
     def as_json(self) -> dict[str, Any]:
         """For `--json`; `hours_each` are the least and the most."""
         each = [min(self.each), max(self.each)] if self.each else None
-        return {"shape": self.shape, "like": dict(self.like), "hours_each": each, **_cost(self.cost, self.like)}
+        return {"shapes": self.shapes, "like": dict(self.like), "hours_each": each, **_cost(self.cost, self.like)}
 
 
 def show(opened: Opened, cluster: str, states: Mapping[str, CellState], as_json: bool) -> None:
@@ -66,7 +66,8 @@ def forecast(cells: Iterable[Cell], fits: Mapping[str, Fit], estimates: Estimate
     found: dict[str, Rest] = {}
     for cell in cells:
         fit, known = fits[cell.fingerprint], estimates.of(cell)
-        rest = found.setdefault(cell.stage, Rest(shape=fit.name))
+        rest = found.setdefault(cell.stage, Rest())
+        rest.shapes += [] if fit.name in rest.shapes else [fit.name]
         rest.like[known.like if known else UNKNOWN] += 1
         seconds = 0.0
         if known is not None:
@@ -92,7 +93,7 @@ def _render(rest: Mapping[str, Rest], cost: Cost, like: Counter[str]) -> Table:
     for name in ("GPU-hours", "CPU-hours", "node-hours"):
         table.add_column(name, justify="right")
     for name, stage in rest.items():
-        table.add_row(escape(name), stage.shape, *_row(stage))
+        table.add_row(escape(name), ", ".join(stage.shapes), *_row(stage))
     least = "at least" if like[UNKNOWN] else ""
     count, *hours = numbers(cost)
     table.add_row("total", "", count, "", least, *hours, style="bold")

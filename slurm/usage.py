@@ -136,7 +136,7 @@ def _render(costs: Spent, order: Sequence[str]) -> Table:
     for stage in sorted(costs.stages, key=lambda stage: places.get(stage, len(places))):
         table.add_row(escape(stage), *numbers(costs.stages[stage]))
     if costs.failures:
-        table.add_row("spent on failures", *numbers(spent.total(costs.failures.values())))
+        table.add_row("failed, lost, interrupted", *numbers(spent.total(costs.failures.values())))
     for (stage, end), cost in sorted(costs.failures.items(), key=lambda entry: places.get(entry[0][0], len(places))):
         table.add_row(f"  {escape(stage)}: {end}", *numbers(cost), style="dim")
     table.add_row("start-up and waiting", *numbers(costs.idle))

@@ -3,6 +3,7 @@ cluster, where the sums are held against sacct's own."""
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -182,9 +183,15 @@ STAGES: dict[str, Any] = {
 
 @pytest.fixture
 def site(calm: Cluster, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:  # noqa: F811
-    """The cluster that the commands of a lab talk to, with a profile in its folder."""
-    for name in ("SLURM_CONF", "PATH"):
-        monkeypatch.setenv(name, calm.env[name])
+    """The cluster that the commands of a lab talk to, with a profile in its folder; they note what they ask it."""
+    asks = lab.folder / "asks"
+    asks.mkdir()
+    for name in ("squeue", "sacct"):
+        real = shutil.which(name, path=calm.env["PATH"])
+        (asks / name).write_text(f'#!/bin/sh\necho {name} >> {asks}/said\nexec {real} "$@"\n')
+        (asks / name).chmod(0o755)
+    monkeypatch.setenv("SLURM_CONF", calm.env["SLURM_CONF"])
+    monkeypatch.setenv("PATH", f"{asks}:{calm.env['PATH']}")
     (lab.folder / "site.yaml").write_text(json.dumps(PROFILE))
     yield calm
     calm.cancel()
@@ -254,7 +261,10 @@ def test_usage_adds_up_to_what_sacct_says(site: Cluster, lab: Lab) -> None:
     time.sleep(2)  # whole seconds are all that sacct knows
     lab.release()
     until(lambda: "slow" in lab.told("committed"))
-    expected, told = sums(site, lab.root), lab.json("usage", study)
+    expected = sums(site, lab.root)
+    (lab.folder / "asks" / "said").unlink()
+    told = lab.json("usage", study)
+    assert (lab.folder / "asks" / "said").read_text() == "sacct\n", "one question, whatever ran"
     for name in ("node", "cpu", "gpu"):
         lines = [*told["stages"].values(), *told["failures"], told["idle"]]
         assert sum(line[f"{name}_hours"] for line in lines) * 3600 == pytest.approx(expected[name], abs=1e-9)
@@ -277,7 +287,7 @@ def test_usage_adds_up_to_what_sacct_says(site: Cluster, lab: Lab) -> None:
     assert "Connection refused" in shown.stderr
     rows = [line.split() for line in shown.stdout.splitlines()]
     assert [(" ".join(row[:-4]), row[-4]) for row in rows[1:]] == [
-        ("first", "2"), ("slow", "1"), ("spent on failures", "1"), ("slow: LOST", "1"), ("start-up and waiting", "·"),
+        ("first", "2"), ("slow", "1"), ("failed, lost, interrupted", "1"), ("slow: LOST", "1"), ("start-up and waiting", "·"),
         ("total", "4"),
     ]  # fmt: skip
 
@@ -352,6 +362,7 @@ def test_plan_cost_takes_what_is_left_times_what_such_cells_took(lab: Lab) -> No
     assert {name: stage["like"] for name, stage in told["stages"].items()} == {
         "people": {"stage": 1}, "slow": {"size": 2}, "after": {"job": 3}, "words": {"unknown": 1}
     }  # fmt: skip
+    assert (told["stages"]["people"]["shapes"], told["stages"]["slow"]["shapes"]) == (["low"], ["main"])
     near = pytest.approx
     for name, stage in told["stages"].items():
         cpus, gpus = (2, 0) if name == "people" else (1, 2)
