@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from slurm import profiles, spent
-from slurm.estimates import Estimates
+from slurm.estimates import Estimate, Estimates
 from slurm.profiles import Fit
 from slurm.spent import Cost
 from slurm.terminal import Opened, out, print_json
@@ -22,8 +22,10 @@ from toolkit.plan import CellState
 from toolkit.stage import read_progress
 from toolkit.study import Cell
 
-UNKNOWN = "unknown"
-WORDS = {"size": "same size", "stage": "same stage", "job": "same job", UNKNOWN: UNKNOWN}
+PROGRESS, UNKNOWN = "progress", "unknown"
+WORDS = {
+    "size": "same size", "stage": "same stage", "job": "same job", PROGRESS: "its progress", UNKNOWN: UNKNOWN
+}  # fmt: skip
 
 
 @dataclass(kw_only=True)
@@ -62,20 +64,30 @@ def show(opened: Opened, cluster: str, states: Mapping[str, CellState], as_json:
 
 
 def forecast(cells: Iterable[Cell], fits: Mapping[str, Fit], estimates: Estimates, root: Path) -> dict[str, Rest]:
-    """Stage -> what is left of it. Of a cell that somebody has begun, the part that was not yet reached counts."""
+    """Stage -> what is left of it."""
     found: dict[str, Rest] = {}
     for cell in cells:
-        fit, known = fits[cell.fingerprint], estimates.of(cell)
+        fit = fits[cell.fingerprint]
         rest = found.setdefault(cell.stage, Rest())
         rest.shapes += [] if fit.name in rest.shapes else [fit.name]
-        rest.like[known.like if known else UNKNOWN] += 1
-        seconds = 0.0
-        if known is not None:
-            told = read_progress(root / "work" / cell.fingerprint[:SHORT] / "state")
-            seconds = known.seconds * (1 - told["step"] / told["total"] if told.get("total") else 1)
-            rest.each.append(known.seconds / 3600)
-        rest.cost.add(spent.size_of(fit.shape), round(1000 * seconds), attempts=1)
+        like, whole, part = _estimate(
+            estimates.of(cell), read_progress(root / "work" / cell.fingerprint[:SHORT] / "state")
+        )
+        rest.like[like] += 1
+        rest.each += [] if like == UNKNOWN else [whole / 3600]
+        rest.cost.add(spent.size_of(fit.shape), round(1000 * whole * part), attempts=1)
     return found
+
+
+def _estimate(known: Estimate | None, told: Mapping[str, Any]) -> tuple[str, float, float]:
+    """From what, seconds of the whole cell, and the part of it that is left: of one that somebody has begun, what was
+    not yet reached. If nothing of its kind was ever done, it knows best itself."""
+    part = 1 - told["step"] / told["total"] if told.get("total") else 1.0
+    if known is not None:
+        return known.like, known.seconds, part
+    if part > 0 and told.get("eta_seconds") is not None:
+        return PROGRESS, told["eta_seconds"] / part, part
+    return UNKNOWN, 0.0, part
 
 
 def _cost(cost: Cost, like: Counter[str]) -> dict[str, Any]:

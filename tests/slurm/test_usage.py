@@ -18,6 +18,7 @@ from slurm.spent import Cost, Spent
 from tests.cluster.cluster import Cluster
 from tests.cluster.fixtures import calm, cluster  # noqa: F401
 from tests.slurm.lab import Lab, alive, processes_of, until
+from toolkit.stage import Context
 
 GPU = Shape(nodes=2, gpus=4, cpus=8, hours=1)
 ARRAY = "tidemark-lab-node-1"
@@ -346,8 +347,7 @@ def test_plan_cost_takes_what_is_left_times_what_such_cells_took(lab: Lab) -> No
         "after": {"job": "probe", "inputs": {"one": "slow"}},
         "words": {"job": "tokenizer", "inputs": {"data": "people"}, "spec": {"split": "pretrain", "vocab_size": 300}},
     })  # fmt: skip
-    launch = lab.start("launch", study)
-    lab.child("slow[seed=2]")  # three tenths of it are done, it says
+    Context(state=state_of(lab, study, "slow[seed=2]")).progress(3, 10)
     words = ("plan", study, "--cost", "--cluster", site, "--set", "people.people=8")
     told = lab.json(*words)
 
@@ -381,8 +381,29 @@ def test_plan_cost_takes_what_is_left_times_what_such_cells_took(lab: Lab) -> No
         "least",
     ]
     assert lines[2][:3] == ["slow", "main", "2"] and lines[2][4:6] == ["same", "size"]
-    os.kill(launch.pid, signal.SIGINT)
-    assert launch.wait(60) == 130
+
+
+def state_of(lab: Lab, study: str, cell: str) -> Path:
+    """The folder of what survives a cell's attempts."""
+    state = lab.work(lab.said("why", study, cell).split(" is never-run probe ")[1]) / "state"
+    state.mkdir(parents=True)
+    return state
+
+
+def test_a_cell_without_kin_is_estimated_from_its_own_progress(lab: Lab) -> None:
+    study = lab.study({"slow": STAGES["slow"] | {"inputs": {}}})
+    site = lab.folder / "site.yaml"
+    site.write_text(json.dumps(PROFILE))
+    state = state_of(lab, study, "slow")
+    for step, eta, expected in ((0, None, None), (25, 3600.0, 1.0), (100, 0.0, None)):
+        (state / "progress.json").write_text(json.dumps({"step": step, "total": 100, "eta_seconds": eta}))
+        told = lab.json("plan", study, "--cost", "--cluster", site)
+        (stage,) = told["stages"].values()
+        if expected is None:
+            assert stage["like"] == {"unknown": 1} and told["total"]["unknown"] == 1
+        else:
+            assert stage["like"] == {"progress": 1} and stage["node_hours"] == expected
+            assert stage["hours_each"] == [pytest.approx(4 / 3)] * 2 and stage["gpu_hours"] == 2 * expected
 
 
 def test_plan_cost_needs_a_cluster_that_there_is(lab: Lab) -> None:
