@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from slurm import outline, profiles
+from slurm import forecast, outline, profiles
 from slurm import status as status_module
 from slurm import submissions
 from slurm.terminal import (
@@ -50,6 +50,8 @@ def plan(
     sets: Sets = None,
     as_json: AsJson = False,
     graph: Annotated[Path | None, typer.Option(help="Write the stages and what joins them as an SVG file.")] = None,
+    cost: Annotated[bool, typer.Option("--cost", help="Show what the rest will cost on --cluster instead.")] = False,
+    cluster: Annotated[str | None, typer.Option(help="For --cost: a profile, as `launch` takes it.")] = None,
 ) -> None:
     """What a launch would do: per stage the cells that are cached, new, running, failed, blocked; why new ones are new.
 
@@ -57,6 +59,8 @@ def plan(
     """
     from toolkit import provenance
 
+    if cost != (cluster is not None):
+        raise ValueError("--cost and --cluster NAME go together: what is left is priced by that cluster's shapes")
     opened = open_study(study, root, sets)
     states = plan_module.survey(opened.root, opened.study.name, opened.cells)
     records, problems = index.records(opened.root)
@@ -65,7 +69,9 @@ def plan(
         from toolkit.analysis.graph import dag_svg
 
         graph.write_text(dag_svg(stages), encoding="utf-8")
-    if as_json:
+    if cluster is not None:
+        forecast.show(opened, cluster, states, as_json)
+    elif as_json:
         print_json(
             [{**vars(stage), "states": dict(stage.states), "differences": dict(stage.differences)} for stage in stages]
         )

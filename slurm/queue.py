@@ -217,7 +217,7 @@ def sacct(ids: Sequence[str], fields: Sequence[str]) -> list[dict[str, str]]:
         return []
     words = ("sacct", "--duplicates", "--allocations", "--noheader", "--parsable2")
     lines = command(*words, "--jobs", ",".join(ids), "--format", ",".join(fields)).splitlines()
-    return [dict(zip(fields, line.split("|"), strict=True)) for line in lines]
+    return [dict(zip(fields, line.split("|", len(fields) - 1), strict=True)) for line in lines]
 
 
 def verdict(info: Mapping[str, Any]) -> tuple[Failure, str]:

@@ -157,7 +157,7 @@ def _slurm(place: Place, options: Options, first_job: int) -> str:
             "AccountingStoragePass": place.munge,  # with munge no password: AuthInfo does not cover slurmdbd
         }
     if options.gpus:
-        values["GresTypes"] = "gpu"
+        values |= {"GresTypes": "gpu", "AccountingStorageTRES": "gres/gpu"}  # as sites that have any do
     return _lines(values | dict(options.settings)) + _nodes(place, options) + _partitions(options)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.slurm.lab import HOME, QUIET, Lab
 
-COMMANDS = ("plan", "launch", "status", "why", "logs", "table", "report", "verify", "adopt", "clean")
+COMMANDS = ("plan", "launch", "status", "why", "logs", "table", "report", "usage", "verify", "adopt", "clean")
 CHAIN: dict[str, Any] = {
     "first": {"job": "probe", "axes": {"seed": [1, 2]}},
     "second": {"job": "probe", "inputs": {"one": "first"}},
@@ -66,7 +66,8 @@ def test_what_is_light_imports_nothing_heavy(lab: Lab) -> None:
     )
     env = {**os.environ, **QUIET, "PYTHONPATH": str(lab.house), "TIDEMARK_ROOT": str(lab.root)}
     for words in (["--help"], ["plan", study], ["status", study], ["status", study, "--json"], ["table", study],
-                  ["report", study], ["why", study, "people"], ["logs", study, "people"], ["verify"],
+                  ["report", study], ["usage", study], ["plan", study, "--cost", "--cluster", "h100x8"],
+                  ["why", study, "people"], ["logs", study, "people"], ["verify"],
                   ["launch", study]):  # fmt: skip
         done = subprocess.run(
             [sys.executable, "-c", look.format(words=words)], env=env, cwd=lab.folder, capture_output=True, text=True, check=False
