@@ -20,8 +20,8 @@ STATES = ("done", "running", "failed", "blocked", "never-run")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CellState:
-    """`reason` is a failure's type, `message` its sentence; for a blocked cell, which upstream cell failed. `job` is the
-    scheduler's number for the job that runs it."""
+    """`reason` is a failure's type, `message` its sentence; for a blocked cell, which upstream cell failed. `job` is
+    the scheduler's number for the job that runs it."""
 
     state: str
     reason: str = ""
