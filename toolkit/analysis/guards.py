@@ -1,0 +1,168 @@
+"""What a careful reader would object to in a table, found before it is shown: each finding is one sentence.
+
+Scores that different models share to five decimals, a perfect score before training, items that are missing, answers
+that are all the same: they are told, since a person must judge them. Scores of two harnesses in one table are refused
+unless they were asked for: their difference is no difference between models.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from toolkit.analysis.gaps import keys, show
+
+HARNESS = b"tidemark.harness"
+FORM = ("format", "shots", "harness", "tasks", "limit")  # axes that say how a model was asked, not which model it is
+DECIMALS = 5
+UNLIKELY = 0.01  # ties that chance would bring less often than this are told
+
+
+def with_harnesses(table: pa.Table, harness: pa.ChunkedArray) -> pa.Table:
+    """`table` that knows which artifacts (12 digits) each harness scored, if there is more than one harness."""
+    words = [w for w in pc.unique(harness).to_pylist() if w]
+    if len(words) < 2:
+        return table
+    plain = harness.cast(pa.string())
+    scored = {
+        w: sorted(set(table["fingerprint"].filter(pc.fill_null(pc.equal(plain, w), False)).to_pylist())) for w in words
+    }
+    return table.replace_schema_metadata({**(table.schema.metadata or {}), HARNESS: json.dumps(scored)})
+
+
+def one_harness(table: pa.Table) -> None:
+    """Refuse a table in which one task and metric was scored by several harnesses, or by versions of one.
+
+    Raises:
+        ValueError: it was; the message names tasks, harnesses and the remedy.
+    """
+    scored = json.loads((table.schema.metadata or {}).get(HARNESS, b"{}"))
+    of_artifact = {fp: word for word, prints in scored.items() for fp in prints}
+    names = ["task", "metric", "fingerprint", *(["harness"] if "harness" in table.column_names else [])]
+    measured = table.select(names).filter(pc.and_(pc.is_valid(table["task"]), pc.is_valid(table["value"])))
+    found: dict[tuple[str, str], set[str]] = {}
+    for row in measured.group_by(names).aggregate([]).to_pylist():
+        word = row.get("harness") or of_artifact.get(row["fingerprint"]) or ("lm_eval" if "harness" in row else None)
+        if word:
+            found.setdefault((row["task"], row["metric"]), set()).add(word)
+    mixed = {pair: words for pair, words in found.items() if len(words) > 1}
+    if mixed:
+        (task, metric), words = next(iter(sorted(mixed.items())))
+        more = f" (and {len(mixed) - 1} more)" if len(mixed) > 1 else ""
+        raise ValueError(
+            f"{metric!r} of task {task!r}{more} was scored by {' and by '.join(sorted(words))}: numbers of two harnesses "
+            "do not compare. Choose one (--where), evaluate again with --rebuild, or say --any-harness"
+        )
+
+
+def findings(table: pa.Table) -> list[str]:
+    """All that the guards below say of a long table (of `measure`)."""
+    return [*shared_scores(table), *perfect_before_training(table), *fewer_items(table)]
+
+
+def shared_scores(table: pa.Table) -> list[str]:
+    """Models that have the same score of one task to five decimals: the same weights, or one answer for every item.
+
+    Scores of 0 and 1 do not count, nor ties that chance explains: two models of equal skill tie with probability
+    w / (2 sqrt(pi) stderr), where w is 1/n for a share of n items and 1e-5 for other scores; k models in one place
+    are told where k - 1 or more such ties among all pairs have a probability below 0.01 (Poisson).
+    """
+    models = [n for n in keys(table) if n not in ("task", "metric", *FORM)]
+    form = [n for n in keys(table) if n in FORM]
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in _measured(table):
+        groups.setdefault((row["task"], row["metric"], *(row[n] for n in form)), []).append(row)
+    found = []
+    for key, rows in groups.items():
+        places: dict[float, dict[tuple[Any, ...], dict[str, Any]]] = {}
+        for row in rows:
+            if row["value"] not in (0.0, 1.0):
+                place = places.setdefault(round(row["value"], DECIMALS), {})
+                place.setdefault(tuple(row[n] for n in models), row)
+        for value, same in places.items():
+            if len(same) > 1 and _chance(len(same), len(rows), next(iter(same.values()))) < UNLIKELY:
+                told = "; ".join(_model(models, names) for names in list(same)[:4])
+                how = " ".join(f"{n} {show(v)}" for n, v in zip(form, key[2:]) if v is not None)
+                found.append(
+                    f"{len(same)} models have {key[1]} {value:.{DECIMALS}f} on {key[0]}{f' ({how})' if how else ''}: "
+                    f"{told}{'; ...' if len(same) > 4 else ''}. The same weights, or one answer for every item?"
+                )
+    return found
+
+
+def _chance(same: int, models: int, row: Mapping[str, Any]) -> float:
+    """The probability that `same` of `models` equally good models tie; 0 where nothing is known of the spread."""
+    value, n = row["value"], row["n"]
+    width = 1 / n if n and abs(value * n - round(value * n)) < 1e-6 else 10.0**-DECIMALS
+    error = row["stderr"] or (math.sqrt(value * (1 - value) / n) if n and 0 < value < 1 else 0.0)
+    if not error:
+        return 0.0
+    expected = models * (models - 1) / 2 * min(1.0, width / (2 * math.sqrt(math.pi) * error))
+    below = sum(math.exp(-expected) * expected**i / math.factorial(i) for i in range(same - 1))
+    return 1 - below
+
+
+def _model(names: Sequence[str], labels: Sequence[Any]) -> str:
+    shown = [f"{n} {show(v)}" for n, v in zip(names, labels) if v is not None and n not in ("stage", "tokens")]
+    return " ".join(shown) or show(labels[0])
+
+
+def perfect_before_training(table: pa.Table) -> list[str]:
+    """Tasks on which the earliest checkpoint of a model scores 0.99 or more: are all gold answers one and the same?"""
+    over = next((n for n in ("step", "tokens") if n in table.column_names), None)
+    rows = [r for r in _measured(table) if r["metric"].startswith(("acc", "exact_match")) and over and r[over] is not None]
+    if not rows:
+        return []
+    first = min(r[over] for r in rows)
+    tasks = sorted({(r["task"], r["metric"]) for r in rows if r[over] == first and r["value"] >= 0.99})
+    return [
+        f"{metric} of {task} is 0.99 or more at {over} {show(first)} already: are all its gold answers one class?"
+        for task, metric in tasks
+    ]
+
+
+def fewer_items(table: pa.Table) -> list[str]:
+    """Tasks that were scored on different numbers of items: rows were lost, or a limit was left in a spec."""
+    counts: dict[tuple[str, str], dict[int, int]] = {}
+    for row in _measured(table):
+        if row["n"]:
+            counts.setdefault((row["task"], row["metric"]), {}).setdefault(row["n"], 0)
+            counts[row["task"], row["metric"]][row["n"]] += 1
+    return [
+        f"{metric} of {task} is of {max(n)} items in {n[max(n)]} rows and of fewer "
+        f"({', '.join(map(str, sorted(n)[:-1][:4]))}) in {sum(n.values()) - n[max(n)]}: is a limit left in a spec?"
+        for (task, metric), n in sorted(counts.items())
+        if len(n) > 1
+    ]
+
+
+def single_class(items: pa.Table) -> list[str]:
+    """Tasks of items.parquet whose gold answers are all the same: whatever always says it scores 1."""
+    golds = items.group_by(["task"]).aggregate([("gold", "count_distinct"), ("gold", "count")]).to_pylist()
+    return [
+        f"all {row['gold_count']} items of {row['task']} have one gold answer: a score on them says nothing"
+        for row in golds
+        if row["gold_count"] > 1 and row["gold_count_distinct"] == 1
+    ]
+
+
+def chance(items: pa.Table) -> dict[str, float]:
+    """Task -> the score of guessing, for multiple-choice tasks of items.parquet: the mean of 1 / choices."""
+    sizes = pc.list_value_length(items["loglikelihoods"])
+    found = {}
+    for task in pc.unique(items["task"]).to_pylist():
+        of_task = sizes.filter(pc.equal(items["task"], task)).drop_null().to_numpy()
+        if len(of_task) and of_task.min() > 1:  # a single likelihood is of the gold answer alone
+            found[task] = float(np.mean(1 / of_task))
+    return found
+
+
+def _measured(table: pa.Table) -> list[dict[str, Any]]:
+    """Rows of tasks with a number, as dictionaries; jobs' own metrics (a loss, a norm) are no scores."""
+    kept = pc.and_(pc.is_valid(table["task"]), pc.is_valid(table["value"]))
+    rows: list[dict[str, Any]] = table.select([*keys(table), "value", "stderr", "n"]).filter(kept).to_pylist()
+    return rows
