@@ -3,18 +3,22 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
 from slurm import submissions
+from slurm.analysis import read_published
 from slurm.terminal import DEFAULT_ROOT, FAILED, RUNNING, AsJson, Root, Sets, err, open_study, out, print_json, stop
 from toolkit.expand import slug
 from toolkit.manifest import adopt as adoption
 from toolkit.manifest import index, record
 from toolkit.manifest.files import check_root, discard
 from toolkit.plan import folder
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 def verify(
@@ -56,10 +60,15 @@ def adopt(
     path: Annotated[Path, typer.Argument(help="A file or folder of weights, data or results; it stays where it is.")],
     root: Root = DEFAULT_ROOT,
     label: Annotated[str, typer.Option(help="What its artifact is called; the name of PATH by default.")] = "",
+    published: Annotated[
+        str,
+        typer.Option(metavar="SOURCE", help="PATH holds results that SOURCE published: read them into rows as well."),
+    ] = "",
 ) -> None:
     """Make existing files an artifact, without copying them: their digests are recorded, so that a change is seen.
 
-    A study uses them as `{path: PATH}`; what it points to is adopted by `launch` as well.
+    A study uses them as `{path: PATH}`; what it points to is adopted by `launch` as well. Published results come into a
+    study's table by a stage `{job: published, inputs: {tables: ...}, spec: {source: SOURCE}}`, which is then done.
 
     Example: `tidemark adopt ../models/OLMo-1B`
     """
@@ -67,6 +76,18 @@ def adopt(
     check_root(root)
     made = adoption.adopt(root, path=path, label=slug(label or path.resolve().name))
     out.print(f"{escape(str(made))}  [dim]{record.read(made)['fingerprint']}[/]")
+    if published:
+        _print_published(*read_published(root, published, path.resolve()))
+
+
+def _print_published(made: Path, table: "pa.Table") -> None:
+    from toolkit.analysis.guards import findings
+
+    found, measured = findings(table), table.num_rows - table["value"].null_count
+    out.print(f"{escape(str(made))}  [dim]{record.read(made)['fingerprint']}[/]")
+    out.print(f"{measured} numbers, {table.num_rows - measured} places that were not run, {len(found)} findings:")
+    for finding in found:
+        err.print(f"[yellow]{escape(finding)}[/]")
 
 
 def clean(

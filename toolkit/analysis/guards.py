@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from toolkit.analysis.gaps import keys, show
+from toolkit.analysis.stats import PROPORTIONS
 
 HARNESS = b"tidemark.harness"
 FORM = ("format", "shots", "harness", "tasks", "limit")  # axes that say how a model was asked, not which model it is
 DECIMALS = 5
-UNLIKELY = 0.01  # ties that chance would bring less often than this are told
 
 
 def with_harnesses(table: pa.Table, harness: pa.ChunkedArray) -> pa.Table:
@@ -34,76 +34,91 @@ def with_harnesses(table: pa.Table, harness: pa.ChunkedArray) -> pa.Table:
     return table.replace_schema_metadata({**(table.schema.metadata or {}), HARNESS: json.dumps(scored)})
 
 
-def one_harness(table: pa.Table) -> None:
+def one_harness(table: pa.Table, shown: Sequence[str] = (), metric: str = "") -> None:
     """Refuse a table in which one task and metric was scored by several harnesses, or by versions of one.
+
+    What a column `harness` tells apart is no mixture where it is among the columns `shown`. Where `metric` is one of
+    the table's, no other counts.
 
     Raises:
         ValueError: it was; the message names tasks, harnesses and the remedy.
     """
     scored = json.loads((table.schema.metadata or {}).get(HARNESS, b"{}"))
+    if not scored and "harness" not in table.column_names:
+        return
     of_artifact = {fp: word for word, prints in scored.items() for fp in prints}
     names = ["task", "metric", "fingerprint", *(["harness"] if "harness" in table.column_names else [])]
-    measured = table.select(names).filter(pc.and_(pc.is_valid(table["task"]), pc.is_valid(table["value"])))
-    found: dict[tuple[str, str], set[str]] = {}
-    for row in measured.group_by(names).aggregate([]).to_pylist():
-        word = row.get("harness") or of_artifact.get(row["fingerprint"]) or ("lm_eval" if "harness" in row else None)
-        if word:
-            found.setdefault((row["task"], row["metric"]), set()).add(word)
-    mixed = {pair: words for pair, words in found.items() if len(words) > 1}
+    kept = table.select(names).filter(pc.and_(pc.is_valid(table["task"]), pc.is_valid(table["value"])))
+    found: dict[tuple[str, str, str], set[str]] = {}
+    for row in kept.group_by(names).aggregate([]).to_pylist():
+        own = row.get("harness")
+        word = own or of_artifact.get(row["fingerprint"], "this toolkit")
+        seen = str(own) if "harness" in shown else ""
+        found.setdefault((row["task"], row["metric"], seen), set()).add(word)
+    if metric in {key[1] for key in found}:
+        found = {key: words for key, words in found.items() if key[1] == metric}
+    mixed = sorted((key, words) for key, words in found.items() if len(words) > 1)
     if mixed:
-        (task, metric), words = next(iter(sorted(mixed.items())))
+        (task, metric, _), words = mixed[0]
         more = f" (and {len(mixed) - 1} more)" if len(mixed) > 1 else ""
         raise ValueError(
-            f"{metric!r} of task {task!r}{more} was scored by {' and by '.join(sorted(words))}: numbers of two harnesses "
-            "do not compare. Choose one (--where), evaluate again with --rebuild, or say --any-harness"
+            f"{metric!r} of task {task!r}{more} was scored by {' and by '.join(sorted(words))}: numbers of two"
+            " harnesses do not compare. Choose one (--where), evaluate again with --rebuild, or say --any-harness"
         )
 
 
 def findings(table: pa.Table) -> list[str]:
     """All that the guards below say of a long table (of `measure`)."""
-    return [*shared_scores(table), *perfect_before_training(table), *fewer_items(table)]
+    return [*perfect_before_training(table), *fewer_items(table), *shared_scores(table)]
 
 
 def shared_scores(table: pa.Table) -> list[str]:
-    """Models that have the same score of one task to five decimals: the same weights, or one answer for every item.
+    """Models that have the same score of one task to five decimals: the same weights, or one answer for every item?
 
-    Scores of 0 and 1 do not count, nor ties that chance explains: two models of equal skill tie with probability
-    w / (2 sqrt(pi) stderr), where w is 1/n for a share of n items and 1e-5 for other scores; k models in one place
-    are told where k - 1 or more such ties among all pairs have a probability below 0.01 (Poisson).
+    Scores of 0 and 1 do not count. Few items tie by chance as well: each finding says how likely that is, the least
+    likely come first. Two models of equal skill tie with probability w / (2 sqrt(pi) stderr), where w is 1 / n for a
+    share of n items and 1e-5 for other scores; k - 1 or more such ties among all pairs that were asked alike are taken
+    to be Poisson distributed.
     """
     models = [n for n in keys(table) if n not in ("task", "metric", *FORM)]
-    form = [n for n in keys(table) if n in FORM]
+    asked = ["task", "metric", *(n for n in keys(table) if n in FORM)]
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in _measured(table):
-        groups.setdefault((row["task"], row["metric"], *(row[n] for n in form)), []).append(row)
+        groups.setdefault(tuple(row[n] for n in asked), []).append(row)
     found = []
     for key, rows in groups.items():
         places: dict[float, dict[tuple[Any, ...], dict[str, Any]]] = {}
         for row in rows:
-            if row["value"] not in (0.0, 1.0):
-                place = places.setdefault(round(row["value"], DECIMALS), {})
-                place.setdefault(tuple(row[n] for n in models), row)
+            place = places.setdefault(round(row["value"], DECIMALS), {})
+            place.setdefault(tuple(row[n] for n in models), row)
         for value, same in places.items():
-            if len(same) > 1 and _chance(len(same), len(rows), next(iter(same.values()))) < UNLIKELY:
-                told = "; ".join(_model(models, names) for names in list(same)[:4])
-                how = " ".join(f"{n} {show(v)}" for n, v in zip(form, key[2:]) if v is not None)
-                found.append(
-                    f"{len(same)} models have {key[1]} {value:.{DECIMALS}f} on {key[0]}{f' ({how})' if how else ''}: "
-                    f"{told}{'; ...' if len(same) > 4 else ''}. The same weights, or one answer for every item?"
-                )
-    return found
+            if len(same) > 1 and value not in (0.0, 1.0):
+                likely = _chance(len(same), len(rows), next(iter(same.values())))
+                found.append((likely, _shared(value, dict(zip(asked, key)), [_model(models, m) for m in same])))
+    return [f"{text} (by chance: {likely:.2g})" for likely, text in sorted(found)]
+
+
+def _shared(value: float, asked: Mapping[str, Any], models: Sequence[str]) -> str:
+    how = " ".join(f"{n} {show(v)}" for n, v in asked.items() if n in FORM and v is not None)
+    named = "; ".join(models[:4]) + ("; ..." if len(models) > 4 else "")
+    place = f"{asked['task']} ({how})" if how else asked["task"]
+    return f"{len(models)} models have {asked['metric']} {value:.{DECIMALS}f} on {place}: {named}"
 
 
 def _chance(same: int, models: int, row: Mapping[str, Any]) -> float:
     """The probability that `same` of `models` equally good models tie; 0 where nothing is known of the spread."""
-    value, n = row["value"], row["n"]
-    width = 1 / n if n and abs(value * n - round(value * n)) < 1e-6 else 10.0**-DECIMALS
-    error = row["stderr"] or (math.sqrt(value * (1 - value) / n) if n and 0 < value < 1 else 0.0)
+    value, n, error = row["value"], row["n"], row["stderr"]
+    share = row["metric"].split(",")[0] in PROPORTIONS and 0 < value < 1
+    if share and not n and error:
+        n = value * (1 - value) / error**2  # what a standard error of a share says of its items
+    if share and n and not error:
+        error = math.sqrt(value * (1 - value) / n)
     if not error:
         return 0.0
+    width = 1 / n if share and n else 10.0**-DECIMALS
     expected = models * (models - 1) / 2 * min(1.0, width / (2 * math.sqrt(math.pi) * error))
     below = sum(math.exp(-expected) * expected**i / math.factorial(i) for i in range(same - 1))
-    return 1 - below
+    return max(0.0, 1 - below)
 
 
 def _model(names: Sequence[str], labels: Sequence[Any]) -> str:
@@ -113,8 +128,9 @@ def _model(names: Sequence[str], labels: Sequence[Any]) -> str:
 
 def perfect_before_training(table: pa.Table) -> list[str]:
     """Tasks on which the earliest checkpoint of a model scores 0.99 or more: are all gold answers one and the same?"""
-    over = next((n for n in ("step", "tokens") if n in table.column_names), None)
-    rows = [r for r in _measured(table) if r["metric"].startswith(("acc", "exact_match")) and over and r[over] is not None]
+    over = "step" if "step" in table.column_names else "tokens"
+    shares = [r for r in _measured(table) if r["metric"].startswith(("acc", "exact_match"))]
+    rows = [r for r in shares if r.get(over) is not None]
     if not rows:
         return []
     first = min(r[over] for r in rows)

@@ -66,7 +66,7 @@ def read(folder: Path) -> pa.Table:
     """
     record = json.loads((folder / RECORD).read_bytes())
     table = _measurements(folder, record)
-    return table.append_column("harness", pa.array([_harness(record)] * table.num_rows, pa.string()))
+    return table.append_column("harness", pa.array([harness(record)] * table.num_rows, pa.string()))
 
 
 def _measurements(folder: Path, record: Mapping[str, Any]) -> pa.Table:
@@ -80,7 +80,7 @@ def _measurements(folder: Path, record: Mapping[str, Any]) -> pa.Table:
     return table.sort_by([("task", "ascending"), ("metric", "ascending")])
 
 
-def _harness(record: Mapping[str, Any]) -> str | None:
+def harness(record: Mapping[str, Any]) -> str | None:
     """`lm_eval 0.4.13` where the spec names tasks; versions of it may score one task in two ways."""
     packages = record.get("provenance", {}).get("identity", {}).get("packages", {})
     return f"lm_eval {packages['lm_eval']}" if record.get("spec", {}).get("tasks") and "lm_eval" in packages else None

@@ -91,13 +91,24 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, f
     The bounds are NaN for a single run, which says nothing of the spread between runs.
     Student, "The probable error of a mean", Biometrika 6 (1908), 1-25.
     """
-    from scipy.special import stdtrit  # a quarter of a second that most commands need not spend
-
     runs = np.asarray(values, np.float64)
     if len(runs) < 2:
         return float(runs.mean()), float("nan"), float("nan")
-    half = stdtrit(len(runs) - 1, 0.5 + confidence / 2) * runs.std(ddof=1) / np.sqrt(len(runs))
-    return float(runs.mean()), float(runs.mean() - half), float(runs.mean() + half)
+    low, high = mean_bounds(runs.mean(), runs.std(ddof=1) / np.sqrt(len(runs)), len(runs), confidence)
+    return float(runs.mean()), float(low), float(high)
+
+
+def mean_bounds(
+    mean: ArrayLike, stderr: ArrayLike, count: ArrayLike, confidence: float = 0.95
+) -> tuple[Numbers, Numbers]:
+    """Student's t interval from means of `count` runs and their standard errors (sd / sqrt(count)); NaN for one run."""
+    centre, runs = np.asarray(mean, np.float64), np.asarray(count)
+    half = np.full(np.shape(runs), np.nan)
+    if np.any(several := runs > 1):
+        from scipy.special import stdtrit  # a quarter of a second that most commands need not spend
+
+        half = np.where(several, stdtrit(np.maximum(runs - 1, 1), 0.5 + confidence / 2) * np.asarray(stderr), np.nan)
+    return centre - half, centre + half
 
 
 def bootstrap_interval(

@@ -1,8 +1,8 @@
 """The tables that Amuro & Char released (K. Sun, M. Dredze, arXiv 2408.06663 v5) as rows of ours.
 
 `all_perf_table.csv` holds the scores of the authors' own prompts, `official_eval_table.csv` those of OLMo-Eval; a name
-of a model says all: checkpoint, what it was tuned on, epochs, learning rate, shots. Each row gets these as coordinates
-of its own (step, tokens, train, epochs, lr, format, shots, harness), so that it stands in one table with one's own runs.
+of a model says all: checkpoint, what it was tuned on, epochs, learning rate, shots. Each row has these as coordinates
+of its own (step, tokens, train, epochs, lr, format, shots, harness), so that it stands in a table with one's own runs.
 """
 
 import json
@@ -10,9 +10,12 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from toolkit.stage import Artifact, Context
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 OWN, OFFICIAL = "all_perf_table.csv", "official_eval_table.csv"
 HARNESS = {OWN: "amuro", OFFICIAL: "olmo-eval"}
@@ -40,6 +43,8 @@ IN_DOMAIN = (
     ("mnli", "mnli_matched"), ("mnli", "mnli_mismatched"), ("paws", "paws"), ("xsum", "xsum"), ("xsum", "xlsum"),
     ("socialiqa", "socialiqa"),
 )  # fmt: skip
+# The test labels of QQP and STS-B are not public (-1 in every row): a model that always says "no" scores 1 there, and
+# the guards say so of these rows (`guards.perfect_before_training`).
 OUT_OF_DOMAIN = (
     ("mnli", "rte"), ("mnli", "gpt3nli"), ("xsum", "cnn"), ("paws", "qqp"), ("paws", "stsb"), ("socialiqa", "tweetqa"),
     ("socialiqa", "sciq"),
@@ -50,8 +55,6 @@ LEARNED_IN_TUNING = (*IN_DOMAIN, ("tulu", "boolq"))
 LEARNED_IN_PRETRAINING = tuple(
     ("tulu", task) for task in ("sciq", "hellaswag", "arc_challenge", "arc_easy", "openbookqa", "sciq")
 )  # SciQ counts twice, as in the authors' notebook
-# Labels of these test sets are not public (-1 for every row): a model that always says "no" scores 1.
-NO_PUBLIC_GOLD = ("qqp", "stsb")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,3 +191,23 @@ def _not_run(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
     at = row["coords"]
     return at["harness"], at["train"] != BASE, at["train"], row["task"], at["format"], at["shots"], at["step"]
+
+
+def paper_rows(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """The rows that the paper averages, of a frame that holds the release (`toolkit.analysis.published`).
+
+    Supervised tuning: the authors' own prompts in the default format with 4 shots. Instruction tuning: OLMo-Eval.
+    """
+    own = (frame["harness"] == "amuro") & (frame["shots"] == 4) & (frame["format"] == "default")
+    first = frame["repeat"].isna() if "repeat" in frame else True
+    return frame[(own & first & (frame["train"] != "tulu")) | (frame["harness"] == "olmo-eval")]
+
+
+def table6(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """Table 6 of the paper: the mean of FT - BASE at each step over what is learned in pre-training and in tuning."""
+    from toolkit.analysis.dynamics import average, gain
+
+    gains = gain(paper_rows(frame))
+    parts = {"learned_in_pretrain": LEARNED_IN_PRETRAINING, "learned_in_finetune": LEARNED_IN_TUNING}
+    means = [average(gains, pairs).set_index("step")["mean"].rename(name) for name, pairs in parts.items()]
+    return means[0].to_frame().join(means[1]).reset_index()

@@ -1,0 +1,276 @@
+"""The commands that say what a study's numbers mean: compare, check, figure."""
+
+import time
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+import jobs
+from slurm import submissions
+from slurm.answers import AnyHarness, measured
+from slurm.terminal import (
+    DEFAULT_ROOT,
+    AsJson,
+    Opened,
+    Root,
+    Sets,
+    StudyPath,
+    err,
+    find_cell,
+    open_study,
+    out,
+    print_json,
+)
+from toolkit import provenance
+from toolkit.expand import choose
+from toolkit.lookup import unknown
+from toolkit.manifest import record
+from toolkit.manifest.files import discard
+from toolkit.plan import DONE, CellState, folder, survey
+from toolkit.spec import build
+from toolkit.stage import Artifact, Context
+from toolkit.study import Cell, Stage, Study, axes
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from toolkit.analysis.paired import Comparison
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """One line of `compare`; `adjusted` is its p-value in the family of all lines (Holm)."""
+
+    first: str
+    second: str
+    task: str
+    metric: str
+    alone: int
+    found: "Comparison"
+    adjusted: float = 1.0
+
+
+def compare(
+    study: StudyPath,
+    first: Annotated[str, typer.Argument(metavar="A", help="A cell, or AXIS=VALUE[,AXIS=VALUE] for many.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="What it is compared with, in the same way.")],
+    on: Annotated[list[str] | None, typer.Option(metavar="TASK", help="Only this task; may be repeated.")] = None,
+    metric: Annotated[str, typer.Option(help="A metric of the items; right or wrong by default.")] = "",
+    confidence: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
+    root: Root = DEFAULT_ROOT,
+    sets: Sets = None,
+    any_harness: AnyHarness = False,
+    as_json: AsJson = False,
+) -> None:
+    """B against A, item by item: verdict, difference with interval, effect size, p-value (Holm over all lines).
+
+    Right and wrong answers: McNemar's mid-p test. Other scores: the paired bootstrap. With AXIS=VALUE every cell of A
+    is held against the cells of B that have the same other coordinates.
+
+    Example: `tidemark compare STUDY model=checkpoint model=tuned --on piqa`
+    """
+    from toolkit.analysis.stats import holm
+
+    opened = open_study(study, root, sets)
+    states = survey(opened.root, opened.study.name, opened.cells)
+    lines: list[Compared] = []
+    for one, two in _pairs(opened, states, first, second):
+        lines += _compare_cells(opened, one, two, on, metric, confidence, any_harness)
+    adjusted = holm([line.found.p for line in lines])
+    level = 1 - confidence
+    rows = [
+        {
+            **{k: v for k, v in vars(line).items() if k not in ("found", "adjusted")},
+            **{{"first": "first_score", "second": "second_score"}.get(k, k): v for k, v in asdict(line.found).items()},
+            "p_holm": float(p),
+            "verdict": line.found.verdict(level, float(p)),
+        }
+        for line, p in zip(lines, adjusted)
+    ]
+    if as_json:
+        print_json(rows)
+    else:
+        _print_comparisons(rows)
+
+
+def _print_comparisons(rows: Sequence[dict[str, Any]]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("A", "B", "task", "metric"):
+        table.add_column(name)
+    for name in ("A", "B", "B - A", "interval", "p", "p (Holm)", "effect", "n", "only A", "only B"):
+        table.add_column(name, justify="right")
+    table.add_column("verdict on B")
+    for row in rows:
+        numbers = [f"{row[name]:.3f}" for name in ("first_score", "second_score")]
+        interval = f"[{row['low']:+.3f}, {row['high']:+.3f}]"
+        pairs = ["·" if row[name] is None else str(row[name]) for name in ("only_first", "only_second")]
+        tests = [f"{row['p']:.3g}", f"{row['p_holm']:.3g}", f"{row['effect']:+.2f}", str(row["n"])]
+        names = [escape(row[name]) for name in ("first", "second", "task", "metric")]
+        table.add_row(*names, *numbers, f"{row['difference']:+.3f}", escape(interval), *tests, *pairs, row["verdict"])
+    out.print(table)
+    widest = max(row["resolvable"] for row in rows)
+    out.print(f"  [dim]{rows[0]['test']}; these items resolve differences of {widest:.3f} with 80 % power[/]")
+    for row in rows:
+        if row["alone"]:
+            err.print(f"[yellow]{row['alone']} items of {escape(row['task'])} are in one cell only: left out[/]")
+
+
+def _pairs(opened: Opened, states: dict[str, CellState], first: str, second: str) -> list[tuple[Cell, Cell]]:
+    """Cells of A and B that agree on every axis that both have and neither side named."""
+    sides = [_side(opened, states, words) for words in (first, second)]
+    named = {axis for _, axes_ in sides for axis in axes_}
+    found = []
+    for one in sides[0][0]:
+        for two in sides[1][0]:
+            shared = [axis for axis in one.coords if axis in two.coords and axis not in named]
+            alike = one.stage == two.stage or not named
+            if one is not two and alike and all(one.coords[axis] == two.coords[axis] or not named for axis in shared):
+                found.append((one, two))
+    if not found:
+        raise ValueError(
+            f"no cell of {first!r} has the other coordinates of a cell of {second!r}, or both are one cell"
+        )
+    return found
+
+
+def _side(opened: Opened, states: dict[str, CellState], words: str) -> tuple[list[Cell], set[str]]:
+    """The evaluated cells that a person names, and the axes that were named."""
+    if "=" not in words or "[" in words:
+        cell = find_cell(opened, words)
+        if states[cell.fingerprint].state != "done":
+            raise ValueError(f"{cell.name} is {states[cell.fingerprint].state}: there is nothing to compare yet")
+        return [cell], set()
+    wanted = dict(word.split("=", 1) for word in words.split(","))
+    for axis in wanted:
+        if axis not in axes(opened.cells):
+            raise ValueError(unknown("axis", axis, axes(opened.cells)))
+    cells = [
+        cell for cell in opened.cells
+        if states[cell.fingerprint].state == "done" and (folder(opened.root, cell) / "items.parquet").is_file()
+        and all(str(cell.coords.get(axis)) == value for axis, value in wanted.items())
+    ]  # fmt: skip
+    if not cells:
+        raise ValueError(f"no evaluated cell with items has {words!r}: `tidemark status` shows what is done")
+    return cells, set(wanted)
+
+
+def _compare_cells(
+    opened: Opened, one: Cell, two: Cell, on: Sequence[str] | None, metric: str, confidence: float, any_harness: bool
+) -> list[Compared]:
+    from toolkit.analysis import guards, items
+    from toolkit.analysis.paired import compare as compare_scores
+    from toolkit.analysis.rows import harness
+
+    folders = [folder(opened.root, cell) for cell in (one, two)]
+    words = [harness(record.read(path)) for path in folders]
+    if words[0] != words[1] and not any_harness:
+        raise ValueError(
+            f"{one.name} was scored by {words[0]}, {two.name} by {words[1]}: numbers of two harnesses do not compare. "
+            "Evaluate again with --rebuild, or say --any-harness"
+        )
+    found = []
+    for task in on or items.shared_tasks(*folders):
+        tables = [items.read(path, task) for path in folders]
+        for warning in guards.single_class(tables[0]):
+            err.print(f"[yellow]{escape(warning)}[/]")
+        sides = items.pair(tables[0], tables[1], metric)
+        scores = compare_scores(sides.first, sides.second, confidence)
+        found.append(
+            Compared(first=one.name, second=two.name, task=task, metric=sides.metric, alone=sides.alone, found=scores)
+        )
+    return found
+
+
+def check(study: StudyPath, root: Root = DEFAULT_ROOT, sets: Sets = None, as_json: AsJson = False) -> None:
+    """What a careful reader would object to: scores that models share, perfect ones before training, missing items,
+    gold answers of one class, two harnesses for one task.
+
+    Example: `tidemark check configs/studies/quickstart.yaml`
+    """
+    from toolkit.analysis import guards
+
+    opened = open_study(study, root, sets)
+    states = survey(opened.root, opened.study.name, opened.cells)
+    table = measured(opened, states)
+    found = [*guards.findings(table), *_of_items(opened, states)]
+    try:
+        guards.one_harness(table)
+    except ValueError as error:
+        found.append(str(error))
+    if as_json:
+        print_json(found)
+    else:
+        for finding in found:
+            out.print(f"[yellow]{escape(finding)}[/]")
+        out.print(f"{table.num_rows} rows, {len(found)} findings")
+
+
+def _of_items(opened: Opened, states: dict[str, CellState]) -> Iterable[str]:
+    """What is wrong with the items of done cells, each sentence once."""
+    import pyarrow.parquet as pq
+
+    from toolkit.analysis.guards import single_class
+
+    found: dict[str, None] = {}
+    for cell in opened.cells:
+        path = folder(opened.root, cell) / "items.parquet"
+        if states[cell.fingerprint].state == "done" and path.is_file():
+            found |= dict.fromkeys(single_class(pq.read_table(path, columns=["task", "gold"])))
+    return found
+
+
+def read_published(root: Path, source: str, path: Path) -> tuple[Path, "pa.Table"]:
+    """Run the job `published` on an adopted PATH, here and now; its folder, and its rows as a long table.
+
+    The artifact is the one that a study's stage of this job would make: its cell is done from then on.
+
+    Raises:
+        ValueError: an unknown source, or files that are not what it published.
+    """
+    from toolkit.analysis.table import measure
+
+    stage = Stage(job="published", spec={"source": source}, inputs={"tables": "tables"})
+    study = Study(name=f"published-{source}", stages={"tables": Stage(path=str(path)), source: stage})
+    (cell,) = [c for c in submissions.cells_of(root, study) if c.job == "published"]
+    if record.find(root, cell.job, cell.label, cell.fingerprint) is None:
+        _run_here(root, cell, path)
+    made = folder(root, cell)
+    return made, measure([cell], {cell.fingerprint: DONE}, {cell.fingerprint: made}, axes([cell]))
+
+
+def _run_here(root: Path, cell: Cell, path: Path) -> None:
+    """A cell that takes no time needs no worker; killed on the way, it leaves a folder that `clean` finds."""
+    work = root / "work" / f"adopt-{uuid.uuid4().hex}"
+    produced = work / "out"
+    produced.mkdir(parents=True)
+    chosen, started = choose(jobs.load(cell.job), cell.spec), time.time()
+    tables = {name: Artifact(path=path, fingerprint=above.fingerprint) for name, above in cell.inputs.items()}
+    spec, context = build(chosen.Spec, cell.spec), Context(state=work)
+    try:
+        metrics = jobs.load(cell.job).run(spec, chosen.Inputs(**tables), produced, context)
+        told = {
+            "spec": cell.spec,
+            "inputs": {name: above.fingerprint for name, above in cell.inputs.items()},
+            "metrics": metrics,
+            "provenance": {
+                "version": cell.version,
+                "stage": cell.stage,
+                "coords": cell.coords,
+                "identity": provenance.identity(),
+                "machine": provenance.machine(),
+                "attempt": 1,
+                "started": round(started, 3),
+                "seconds": round(time.time() - started, 3),
+            },
+        }
+        record.commit(
+            root, job=cell.job, label=cell.label, fingerprint=cell.fingerprint, out=produced, record=told
+        )  # fmt: skip
+    finally:
+        discard(work)
