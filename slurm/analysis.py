@@ -1,9 +1,8 @@
 """The commands that say what a study's numbers mean: compare, check, figure."""
 
-import time
-import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,8 +10,6 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-import jobs
-from slurm import submissions
 from slurm.answers import AnyHarness, measured
 from slurm.terminal import (
     DEFAULT_ROOT,
@@ -27,19 +24,12 @@ from slurm.terminal import (
     out,
     print_json,
 )
-from toolkit import provenance
-from toolkit.expand import choose
-from toolkit.lookup import unknown
+from toolkit import lookup
 from toolkit.manifest import record
-from toolkit.manifest.files import discard
-from toolkit.plan import DONE, CellState, folder, survey
-from toolkit.spec import build
-from toolkit.stage import Artifact, Context
-from toolkit.study import Cell, Stage, Study, axes
+from toolkit.plan import CellState, folder, survey
+from toolkit.study import Cell, axes
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from toolkit.analysis.paired import Comparison
 
 
@@ -149,7 +139,7 @@ def _side(opened: Opened, states: dict[str, CellState], words: str) -> tuple[lis
     wanted = dict(word.split("=", 1) for word in words.split(","))
     for axis in wanted:
         if axis not in axes(opened.cells):
-            raise ValueError(unknown("axis", axis, axes(opened.cells)))
+            raise ValueError(lookup.unknown("axis", axis, axes(opened.cells)))
     cells = [
         cell for cell in opened.cells
         if states[cell.fingerprint].state == "done" and (folder(opened.root, cell) / "items.parquet").is_file()
@@ -225,52 +215,67 @@ def _of_items(opened: Opened, states: dict[str, CellState]) -> Iterable[str]:
     return found
 
 
-def read_published(root: Path, source: str, path: Path) -> tuple[Path, "pa.Table"]:
-    """Run the job `published` on an adopted PATH, here and now; its folder, and its rows as a long table.
+class Scaling(StrEnum):
+    """How the checkpoints of a figure are spaced; `even` gives each the same room, as a categorical axis does."""
 
-    The artifact is the one that a study's stage of this job would make: its cell is done from then on.
+    log = "log"
+    linear = "linear"
+    even = "even"
 
-    Raises:
-        ValueError: an unknown source, or files that are not what it published.
+
+def figure(
+    study: StudyPath,
+    output: Annotated[Path, typer.Option("-o", "--output", help="A .pdf, .png or .svg file; with --paper a folder.")],
+    over: Annotated[str, typer.Option(help="The axis of checkpoints; tokens, or else step, by default.")] = "",
+    lines: Annotated[str, typer.Option(help="Columns that tell lines apart; by default all that differ.")] = "",
+    panels: Annotated[str, typer.Option(help="Columns that tell panels apart.")] = "task,metric",
+    scale: Annotated[Scaling, typer.Option(help="How checkpoints are spaced.")] = Scaling.log,
+    where: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Keep these rows; may be repeated.")
+    ] = None,
+    paper: Annotated[
+        str, typer.Option(metavar="SOURCE", help="Draw the figures of this publication, from the rows of the study.")
+    ] = "",
+    root: Root = DEFAULT_ROOT,
+    sets: Sets = None,
+) -> None:
+    """Curves over checkpoints for print, with intervals, the level of guessing and marks for what was not run.
+
+    Example: `tidemark figure STUDY -o acc.pdf --where metric=acc --lines model --panels task`
     """
-    from toolkit.analysis.table import measure
+    from toolkit.analysis import gaps, pivot, plots, to_frame
 
-    stage = Stage(job="published", spec={"source": source}, inputs={"tables": "tables"})
-    study = Study(name=f"published-{source}", stages={"tables": Stage(path=str(path)), source: stage})
-    (cell,) = [c for c in submissions.cells_of(root, study) if c.job == "published"]
-    if record.find(root, cell.job, cell.label, cell.fingerprint) is None:
-        _run_here(root, cell, path)
-    made = folder(root, cell)
-    return made, measure([cell], {cell.fingerprint: DONE}, {cell.fingerprint: made}, axes([cell]))
+    opened = open_study(study, root, sets)
+    states = survey(opened.root, opened.study.name, opened.cells)
+    table = gaps.spread_gaps(pivot.choose(measured(opened, states), pivot.parse_where(where or [])))
+    frame = to_frame(table)
+    frame = frame[frame["task"].notna() & frame["metric"].notna()]
+    if paper:
+        drawn = lookup.find("toolkit.analysis.published", paper, "source").figures(frame, scale.value)
+        for name, made in drawn.items():
+            for suffix in (".pdf", ".png"):
+                out.print(escape(str(plots.save(made, output / f"{name}{suffix}"))))
+        return
+    over = over or ("tokens" if "tokens" in frame else "step")
+    shown = [name for name in panels.split(",") if name]
+    fixed = {over, "step", "tokens", "seed", *shown}
+    differ = [n for n in gaps.keys(table) if n not in fixed and frame[n].nunique(dropna=False) > 1]
+    chosen = [name for name in lines.split(",") if name] or differ
+    made = plots.curves(frame, over, chosen, shown, scale.value, chance=_chance(opened, states))
+    out.print(escape(str(plots.save(made, output))))
 
 
-def _run_here(root: Path, cell: Cell, path: Path) -> None:
-    """A cell that takes no time needs no worker; killed on the way, it leaves a folder that `clean` finds."""
-    work = root / "work" / f"adopt-{uuid.uuid4().hex}"
-    produced = work / "out"
-    produced.mkdir(parents=True)
-    chosen, started = choose(jobs.load(cell.job), cell.spec), time.time()
-    tables = {name: Artifact(path=path, fingerprint=above.fingerprint) for name, above in cell.inputs.items()}
-    spec, context = build(chosen.Spec, cell.spec), Context(state=work)
-    try:
-        metrics = jobs.load(cell.job).run(spec, chosen.Inputs(**tables), produced, context)
-        told = {
-            "spec": cell.spec,
-            "inputs": {name: above.fingerprint for name, above in cell.inputs.items()},
-            "metrics": metrics,
-            "provenance": {
-                "version": cell.version,
-                "stage": cell.stage,
-                "coords": cell.coords,
-                "identity": provenance.identity(),
-                "machine": provenance.machine(),
-                "attempt": 1,
-                "started": round(started, 3),
-                "seconds": round(time.time() - started, 3),
-            },
-        }
-        record.commit(
-            root, job=cell.job, label=cell.label, fingerprint=cell.fingerprint, out=produced, record=told
-        )  # fmt: skip
-    finally:
-        discard(work)
+def _chance(opened: Opened, states: dict[str, CellState]) -> dict[str, float]:
+    """The level of guessing of each multiple-choice task, from the items of the first cell that has it."""
+    import pyarrow.parquet as pq
+
+    from toolkit.analysis.guards import chance
+
+    found: dict[str, float] = {}
+    seen: set[tuple[str, str]] = set()
+    for cell in opened.cells:
+        path, kind = folder(opened.root, cell) / "items.parquet", (cell.stage, str(cell.spec.get("tasks")))
+        if states[cell.fingerprint].state == "done" and kind not in seen and path.is_file():
+            seen.add(kind)
+            found = {**chance(pq.read_table(path, columns=["task", "loglikelihoods"])), **found}
+    return found

@@ -24,7 +24,8 @@ app = typer.Typer(
 )
 for command in (
     commands.plan, commands.launch, commands.status, commands.why, commands.logs,
-    answers.table, answers.report, analysis.compare, analysis.check, upkeep.verify, upkeep.adopt, upkeep.clean,
+    answers.table, answers.report, analysis.compare, analysis.check, analysis.figure,
+    upkeep.verify, upkeep.adopt, upkeep.clean,
 ):  # fmt: skip
     app.command()(command)
 

@@ -14,7 +14,7 @@ from jobs import evaluate
 from slurm.cli import app
 from slurm.submissions import cells_of
 from toolkit import study_file
-from toolkit.analysis import load, published
+from toolkit.analysis import load, load_published
 from toolkit.analysis.paired import mcnemar
 from toolkit.manifest import record
 from toolkit.manifest.adopt import adopt
@@ -160,7 +160,7 @@ def test_published_results_stand_beside_ones_own(home: Path) -> None:
     assert again.stdout.splitlines()[1] == done.stdout.splitlines()[1] and not list((root / "work").iterdir())
     frame = load(home / "study.yaml", root)
     paper = frame[frame["stage"] == "paper"]
-    plain = published("amuro", home / "released")
+    plain = load_published("amuro", home / "released")
     for name in ("step", "tokens", "train", "shots", "format", "harness", "task", "metric", "value", "stderr", "n"):
         assert paper[name].astype(object).where(paper[name].notna(), None).tolist() == (
             plain[name].astype(object).where(plain[name].notna(), None).tolist()
@@ -202,3 +202,18 @@ def test_check_lists_what_a_reader_would_object_to(home: Path) -> None:
         assert sum(said in finding for finding in found) == 1, found
     with pytest.raises(ValueError, match="unknown source 'amaro'; did you mean 'amuro'"):
         raise tidemark("adopt", "--published", "amaro", home / "released", "--root", home / "root").exception or OSError
+
+
+def test_figures_are_written_for_print(home: Path) -> None:
+    pytest.importorskip("matplotlib")
+    tidemark("adopt", "--published", "amuro", home / "released", "--root", home / "root")
+    words = ("figure", home / "study.yaml", "--root", home / "root", "--where", "task=rte")
+    for name, start in (("rte.pdf", b"%PDF"), ("rte.png", b"\x89PNG")):
+        done = tidemark(*words, "-o", home / name, "--lines", "harness,shots", "--scale", "even")
+        assert done.exit_code == 0, done.exception
+        assert (home / name).read_bytes().startswith(start)
+    assert "must end in .pdf, .png, .svg" in str(tidemark(*words, "-o", home / "rte.jpg").exception)
+    assert "unknown column 'harnes'; did you mean" in str(
+        tidemark(*words, "-o", home / "x.pdf", "--lines", "harnes").exception
+    )
+    assert "no row of a model with train" in str(tidemark(*words, "-o", home / "all", "--paper", "amuro").exception)

@@ -1,8 +1,8 @@
 """Rows to tables, statistics, figures and the report; and the way in for a notebook:
 
-    from toolkit.analysis import load, published
+    from toolkit.analysis import load, load_published
     frame = load("configs/studies/quickstart.yaml")           # one row a measurement, missing cells included
-    paper = published("amuro", "path/to/the/released/tables")  # the same columns
+    paper = load_published("amuro", "path/to/the/released/tables")  # the same columns
 
 `dynamics` and `trends` work on such frames; `paired` on the items of two cells.
 """
@@ -47,7 +47,7 @@ def load(study: str | Path, root: str | Path | None = None, sets: Sequence[str] 
     return to_frame(measure(cells, states, folders, axes(cells), index))
 
 
-def published(source: str, path: str | Path) -> "pd.DataFrame":
+def load_published(source: str, path: str | Path) -> "pd.DataFrame":
     """Published results as a frame of the same columns, without a study or a root.
 
     Raises:

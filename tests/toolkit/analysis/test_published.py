@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from toolkit.analysis import published
+from toolkit.analysis import load_published
 from toolkit.analysis.dynamics import average, gain, learned_in, mean_relative_change, transfer
 from toolkit.analysis.published import amuro
 
@@ -33,7 +33,7 @@ def tables(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def frame() -> pd.DataFrame:
-    return published("amuro", RELEASED)
+    return load_published("amuro", RELEASED)
 
 
 def test_a_models_name_says_its_coordinates() -> None:

@@ -10,12 +10,13 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from toolkit.stage import Artifact, Context
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
 OWN, OFFICIAL = "all_perf_table.csv", "official_eval_table.csv"
 HARNESS = {OWN: "amuro", OFFICIAL: "olmo-eval"}
@@ -194,7 +195,7 @@ def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def paper_rows(frame: "pd.DataFrame") -> "pd.DataFrame":
-    """The rows that the paper averages, of a frame that holds the release (`toolkit.analysis.published`).
+    """The rows that the paper averages, of a frame that holds the release (`toolkit.analysis.load_published`).
 
     Supervised tuning: the authors' own prompts in the default format with 4 shots. Instruction tuning: OLMo-Eval.
     """
@@ -211,3 +212,14 @@ def table6(frame: "pd.DataFrame") -> "pd.DataFrame":
     parts = {"learned_in_pretrain": LEARNED_IN_PRETRAINING, "learned_in_finetune": LEARNED_IN_TUNING}
     means = [average(gains, pairs).set_index("step")["mean"].rename(name) for name, pairs in parts.items()]
     return means[0].to_frame().join(means[1]).reset_index()
+
+
+def figures(frame: "pd.DataFrame", scale: Literal["log", "linear", "even"] = "log") -> "dict[str, Figure]":
+    """Name -> figure, of a frame that holds the release or one's own rows of the same coordinates.
+
+    Raises:
+        ValueError: a row that a figure needs is missing, or stands there twice.
+    """
+    from toolkit.analysis.published import _amuro_figures
+
+    return _amuro_figures.figures(frame, scale)
