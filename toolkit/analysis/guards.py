@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from toolkit.analysis.gaps import keys, show
+from toolkit.analysis.gaps import NOT_KEYS, NUMBERS, encode, keys, show
 from toolkit.analysis.stats import PROPORTIONS
 
 HARNESS = b"tidemark.harness"
@@ -48,7 +48,7 @@ def one_harness(table: pa.Table, shown: Sequence[str] = (), metric: str = "") ->
         return
     of_artifact = {fp: word for word, prints in scored.items() for fp in prints}
     names = ["task", "metric", "fingerprint", *(["harness"] if "harness" in table.column_names else [])]
-    kept = table.select(names).filter(pc.and_(pc.is_valid(table["task"]), pc.is_valid(table["value"])))
+    kept = _scores(table).select(names)
     found: dict[tuple[str, str, str], set[str]] = {}
     for row in kept.group_by(names).aggregate([]).to_pylist():
         own = row.get("harness")
@@ -72,37 +72,43 @@ def findings(table: pa.Table) -> list[str]:
     return [*perfect_before_training(table), *fewer_items(table), *shared_scores(table)]
 
 
-def shared_scores(table: pa.Table) -> list[str]:
+def shared_scores(table: pa.Table, most: int = 100) -> list[str]:
     """Models that have the same score of one task to five decimals: the same weights, or one answer for every item?
 
     Scores of 0 and 1 do not count. Few items tie by chance as well: each finding says how likely that is, the least
-    likely come first. Two models of equal skill tie with probability w / (2 sqrt(pi) stderr), where w is 1 / n for a
-    share of n items and 1e-5 for other scores; k - 1 or more such ties among all pairs that were asked alike are taken
-    to be Poisson distributed.
+    likely come first, and of more than `most` the rest are counted. Two models of equal skill tie with probability
+    w / (2 sqrt(pi) stderr), where w is 1 / n for a share of n items and 1e-5 for other scores; k - 1 or more such ties
+    among all pairs that were asked alike are taken to be Poisson distributed.
     """
-    models = [n for n in keys(table) if n not in ("task", "metric", *FORM)]
+    rows = _scores(table)
+    if not rows.num_rows:
+        return []
     asked = ["task", "metric", *(n for n in keys(table) if n in FORM)]
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for row in _measured(table):
-        groups.setdefault(tuple(row[n] for n in asked), []).append(row)
+    group = np.zeros(rows.num_rows, np.int64)
+    for name in asked:
+        codes, labels = encode(rows[name])
+        group = group * len(labels) + codes
+    _, group, asked_alike = np.unique(group, return_inverse=True, return_counts=True)
+    score = np.round(rows["value"].to_numpy() * 10.0**DECIMALS)
+    scores, code = np.unique(score, return_inverse=True)
+    both = group * len(scores) + code
+    _, first, place, same = np.unique(both, return_index=True, return_inverse=True, return_counts=True)
+    told = [k for k in np.flatnonzero(same > 1) if score[first[k]] not in (0, 10.0**DECIMALS)]
+    plain = rows.select(["metric", *NUMBERS]).take(pa.array(first[told])).to_pylist()
+    likely = [_chance(int(same[k]), int(asked_alike[group[first[k]]]), row) for k, row in zip(told, plain)]
     found = []
-    for key, rows in groups.items():
-        places: dict[float, dict[tuple[Any, ...], dict[str, Any]]] = {}
-        for row in rows:
-            place = places.setdefault(round(row["value"], DECIMALS), {})
-            place.setdefault(tuple(row[n] for n in models), row)
-        for value, same in places.items():
-            if len(same) > 1 and value not in (0.0, 1.0):
-                likely = _chance(len(same), len(rows), next(iter(same.values())))
-                found.append((likely, _shared(value, dict(zip(asked, key)), [_model(models, m) for m in same])))
-    return [f"{text} (by chance: {likely:.2g})" for likely, text in sorted(found)]
+    for i in sorted(range(len(told)), key=lambda i: likely[i])[:most]:
+        members = rows.take(pa.array(np.flatnonzero(place == told[i]))).to_pylist()
+        found.append(f"{_shared(members, asked)} (by chance: {likely[i]:.2g})")
+    return found + ([f"{len(told) - most} more scores are shared, all as likely by chance"] if len(told) > most else [])
 
 
-def _shared(value: float, asked: Mapping[str, Any], models: Sequence[str]) -> str:
-    how = " ".join(f"{n} {show(v)}" for n, v in asked.items() if n in FORM and v is not None)
-    named = "; ".join(models[:4]) + ("; ..." if len(models) > 4 else "")
-    place = f"{asked['task']} ({how})" if how else asked["task"]
-    return f"{len(models)} models have {asked['metric']} {value:.{DECIMALS}f} on {place}: {named}"
+def _shared(members: Sequence[Mapping[str, Any]], asked: Sequence[str]) -> str:
+    one = members[0]
+    how = " ".join(f"{n} {show(one[n])}" for n in asked if n in FORM and one[n] is not None)
+    models = ["; ".join(_model(row) for row in members[:4]), "; ..." if len(members) > 4 else ""]
+    place = f"{one['task']} ({how})" if how else one["task"]
+    return f"{len(members)} models have {one['metric']} {one['value']:.{DECIMALS}f} on {place}: {''.join(models)}"
 
 
 def _chance(same: int, models: int, row: Mapping[str, Any]) -> float:
@@ -121,33 +127,38 @@ def _chance(same: int, models: int, row: Mapping[str, Any]) -> float:
     return max(0.0, 1 - below)
 
 
-def _model(names: Sequence[str], labels: Sequence[Any]) -> str:
-    shown = [f"{n} {show(v)}" for n, v in zip(names, labels) if v is not None and n not in ("stage", "tokens")]
-    return " ".join(shown) or show(labels[0])
+def _model(row: Mapping[str, Any]) -> str:
+    """What tells this model from others, without how it was asked."""
+    without = {*NOT_KEYS, *FORM, "stage", "task", "metric", "tokens"}
+    shown = [f"{n} {show(v)}" for n, v in row.items() if v is not None and n not in without]
+    return " ".join(shown) or str(row["stage"])
 
 
 def perfect_before_training(table: pa.Table) -> list[str]:
     """Tasks on which the earliest checkpoint of a model scores 0.99 or more: are all gold answers one and the same?"""
     over = "step" if "step" in table.column_names else "tokens"
-    shares = [r for r in _measured(table) if r["metric"].startswith(("acc", "exact_match"))]
-    rows = [r for r in shares if r.get(over) is not None]
-    if not rows:
+    rows = _scores(table)
+    if over not in table.column_names or not rows.num_rows:
         return []
-    first = min(r[over] for r in rows)
-    tasks = sorted({(r["task"], r["metric"]) for r in rows if r[over] == first and r["value"] >= 0.99})
+    share = pc.match_substring_regex(rows["metric"].cast(pa.string()), "^(acc|exact_match)")
+    rows = rows.filter(pc.and_(share, pc.is_valid(rows[over])))
+    first = pc.min(rows[over])
+    perfect = rows.filter(pc.and_(pc.equal(rows[over], first), pc.greater_equal(rows["value"], 0.99)))
+    pairs = perfect.group_by(["task", "metric"]).aggregate([]).to_pylist()
     return [
-        f"{metric} of {task} is 0.99 or more at {over} {show(first)} already: are all its gold answers one class?"
-        for task, metric in tasks
+        f"{row['metric']} of {row['task']} is 0.99 or more at {over} {show(first.as_py())} already: are all its gold "
+        "answers one class?"
+        for row in sorted(pairs, key=lambda row: (row["task"], row["metric"]))
     ]
 
 
 def fewer_items(table: pa.Table) -> list[str]:
     """Tasks that were scored on different numbers of items: rows were lost, or a limit was left in a spec."""
+    rows = _scores(table)
+    sizes = rows.filter(pc.is_valid(rows["n"])).group_by(["task", "metric", "n"]).aggregate([("value", "count")])
     counts: dict[tuple[str, str], dict[int, int]] = {}
-    for row in _measured(table):
-        if row["n"]:
-            counts.setdefault((row["task"], row["metric"]), {}).setdefault(row["n"], 0)
-            counts[row["task"], row["metric"]][row["n"]] += 1
+    for row in sizes.to_pylist():
+        counts.setdefault((row["task"], row["metric"]), {})[row["n"]] = row["value_count"]
     return [
         f"{metric} of {task} is of {max(n)} items in {n[max(n)]} rows and of fewer "
         f"({', '.join(map(str, sorted(n)[:-1][:4]))}) in {sum(n.values()) - n[max(n)]}: is a limit left in a spec?"
@@ -177,8 +188,6 @@ def chance(items: pa.Table) -> dict[str, float]:
     return found
 
 
-def _measured(table: pa.Table) -> list[dict[str, Any]]:
-    """Rows of tasks with a number, as dictionaries; jobs' own metrics (a loss, a norm) are no scores."""
-    kept = pc.and_(pc.is_valid(table["task"]), pc.is_valid(table["value"]))
-    rows: list[dict[str, Any]] = table.select([*keys(table), "value", "stderr", "n"]).filter(kept).to_pylist()
-    return rows
+def _scores(table: pa.Table) -> pa.Table:
+    """The rows of tasks that have a number; jobs' own metrics (a loss, a norm) are no scores."""
+    return table.filter(pc.and_(pc.is_valid(table["task"]), pc.is_valid(table["value"])))
