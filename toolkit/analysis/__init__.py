@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 def load(study: str | Path, root: str | Path | None = None, sets: Sequence[str] = ()) -> "pd.DataFrame":
     """The long table of a study as it stands now: what `tidemark table STUDY` prints, as a pandas frame.
 
+    A cell that is not done has a row for each task and metric that its neighbours measured (`gaps.spread_gaps`), so
+    that choosing a metric does not lose it.
+
     Args:
         study: the study file. root: as `--root`; TIDEMARK_ROOT or `runs` by default. sets: as `--set`.
 
@@ -27,6 +30,7 @@ def load(study: str | Path, root: str | Path | None = None, sets: Sequence[str] 
         ValueError: what is wrong with the study, or an artifact's rows are malformed.
     """
     from toolkit import study_file
+    from toolkit.analysis.gaps import spread_gaps
     from toolkit.analysis.table import measure
     from toolkit.expand import expand
     from toolkit.lookup import find
@@ -44,7 +48,7 @@ def load(study: str | Path, root: str | Path | None = None, sets: Sequence[str] 
     states = survey(home, words.name, cells)
     folders = {c.fingerprint: folder(home, c) for c in cells if states[c.fingerprint].state == "done"}
     index = home / "index" / f"rows-{words.name}.parquet"
-    return to_frame(measure(cells, states, folders, axes(cells), index))
+    return to_frame(spread_gaps(measure(cells, states, folders, axes(cells), index)))
 
 
 def load_published(source: str, path: str | Path) -> "pd.DataFrame":

@@ -80,6 +80,8 @@ def shared_scores(table: pa.Table, most: int = 100) -> list[str]:
     w / (2 sqrt(pi) stderr), where w is 1 / n for a share of n items and 1e-5 for other scores; k - 1 or more such ties
     among all pairs that were asked alike are taken to be Poisson distributed.
     """
+    from scipy.special import pdtrc  # a command that only reads a table does without it
+
     rows = _scores(table)
     if not rows.num_rows:
         return []
@@ -95,12 +97,15 @@ def shared_scores(table: pa.Table, most: int = 100) -> list[str]:
     _, first, place, same = np.unique(both, return_index=True, return_inverse=True, return_counts=True)
     told = [k for k in np.flatnonzero(same > 1) if score[first[k]] not in (0, 10.0**DECIMALS)]
     plain = rows.select(["metric", *NUMBERS]).take(pa.array(first[told])).to_pylist()
-    likely = [_chance(int(same[k]), int(asked_alike[group[first[k]]]), row) for k, row in zip(told, plain)]
+    ties = [_ties(int(asked_alike[group[first[k]]]), row) for k, row in zip(told, plain)]
+    likely = pdtrc(same[told] - 2, ties) if told else ties  # of a Poisson variable to be `same` - 1 or more
     found = []
     for i in sorted(range(len(told)), key=lambda i: likely[i])[:most]:
         members = rows.take(pa.array(np.flatnonzero(place == told[i]))).to_pylist()
         found.append(f"{_shared(members, asked)} (by chance: {likely[i]:.2g})")
-    return found + ([f"{len(told) - most} more scores are shared, all as likely by chance"] if len(told) > most else [])
+    return found + (
+        [f"{len(told) - most} more scores are shared, none of them less likely by chance"] if len(told) > most else []
+    )
 
 
 def _shared(members: Sequence[Mapping[str, Any]], asked: Sequence[str]) -> str:
@@ -111,8 +116,8 @@ def _shared(members: Sequence[Mapping[str, Any]], asked: Sequence[str]) -> str:
     return f"{len(members)} models have {one['metric']} {one['value']:.{DECIMALS}f} on {place}: {''.join(models)}"
 
 
-def _chance(same: int, models: int, row: Mapping[str, Any]) -> float:
-    """The probability that `same` of `models` equally good models tie; 0 where nothing is known of the spread."""
+def _ties(models: int, row: Mapping[str, Any]) -> float:
+    """How many pairs of equally good `models` would tie by chance; 0 where nothing is known of the spread."""
     value, n, error = row["value"], row["n"], row["stderr"]
     share = row["metric"].split(",")[0] in PROPORTIONS and 0 < value < 1
     if share and not n and error:
@@ -122,9 +127,7 @@ def _chance(same: int, models: int, row: Mapping[str, Any]) -> float:
     if not error:
         return 0.0
     width = 1 / n if share and n else 10.0**-DECIMALS
-    expected = models * (models - 1) / 2 * min(1.0, width / (2 * math.sqrt(math.pi) * error))
-    below = sum(math.exp(-expected) * expected**i / math.factorial(i) for i in range(same - 1))
-    return max(0.0, 1 - below)
+    return models * (models - 1) / 2 * min(1.0, width / (2 * math.sqrt(math.pi) * error))
 
 
 def _model(row: Mapping[str, Any]) -> str:

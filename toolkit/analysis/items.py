@@ -4,6 +4,7 @@ Rows of `items.parquet` go together by task, filter and doc_id. Prompts may diff
 may not: the same number for another question would be compared in silence.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,22 @@ def pair(first: pa.Table, second: pa.Table, metric: str = "") -> Sides:
     return Sides(
         first=numbers[0], second=numbers[1], metric=chosen, alone=len(sides[0]) + len(sides[1]) - 2 * len(shared)
     )
+
+
+def stack(tables: Sequence[pa.Table], metric: str = "") -> Numbers:
+    """Scores of several runs (seeds) on the items that all of them have: runs x items, for `seeds.spread`.
+
+    Raises:
+        ValueError: fewer than two runs, or runs that do not pair (see `pair`).
+    """
+    if len(tables) < 2:
+        raise ValueError(f"{len(tables)} runs: the spread between runs needs two or more")
+    metric = pair(tables[0], tables[1], metric).metric
+    sides = [_by_document(items, metric) for items in tables]
+    for items in tables[1:]:
+        pair(tables[0], items, metric)  # the same questions?
+    shared = [key for key in sides[0] if all(key in side for side in sides)]
+    return np.array([[side[key][metric] for key in shared] for side in sides], np.float64)
 
 
 def _metric(first: pa.Table, second: pa.Table, metric: str) -> str:

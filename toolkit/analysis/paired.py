@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from toolkit.analysis.stats import Numbers, bootstrap_interval, finite, smallest_difference, z_score
+from toolkit.analysis.stats import Numbers, bootstrap_interval, finite, resampled, smallest_difference, z_score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,13 +126,8 @@ def bootstrap_p(differences: ArrayLike, resamples: int = 9999, seed: int = 0) ->
     if np.ptp(apart) == 0:
         return 1.0 if apart[0] == 0 else 1 / (resamples + 1)
     observed = abs(_studentised(apart[None, :], 0.0)[0])
-    rng, extreme, left = np.random.default_rng(seed), 0, resamples
-    while left:
-        rows = min(left, max(1, 2_000_000 // len(apart)))
-        drawn = apart[rng.integers(0, len(apart), (rows, len(apart)))]
-        extreme += int(np.sum(np.abs(_studentised(drawn, float(apart.mean()))) >= observed))
-        left -= rows
-    return (1 + extreme) / (resamples + 1)
+    moved = resampled(apart, resamples, seed, lambda drawn: _studentised(drawn, float(apart.mean())))
+    return float((1 + np.sum(np.abs(moved) >= observed)) / (resamples + 1))
 
 
 def _studentised(samples: Numbers, centre: float) -> Numbers:

@@ -5,6 +5,7 @@ normal one does not; any other metric gets value ± z * stderr from the standard
 interval where its items are at hand.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -116,23 +117,35 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """The bias-corrected and accelerated (BCa) bootstrap interval of the mean over `items`, of any metric.
 
-    B. Efron, "Better bootstrap confidence intervals", JASA 82 (1987), 171-185; computed by `scipy.stats.bootstrap`.
+    Its bounds are the quantiles Phi(b + (b + z) / (1 - a (b + z))) of the means of resamples: z = ± z(confidence), b is
+    the normal quantile of the share of resamples below the mean, a = sum (x - mean)^3 / (6 (sum (x - mean)^2)^1.5).
+    B. Efron, "Better bootstrap confidence intervals", JASA 82 (1987), 171-185. `scipy.stats.bootstrap` gives the same,
+    and leaves each item out in turn to find `a`, which takes 12 s for 40,000 items.
     Items that are all equal give an interval without width: they say nothing of the spread.
 
     Raises:
         ValueError: fewer than two items, or one that is not a number.
     """
-    from scipy.stats import bootstrap
-
-    values = finite(items, "items")
-    z_score(confidence)
+    values, z, normal_ = finite(items, "items"), z_score(confidence), NormalDist()
     if np.ptp(values) == 0:
         return float(values[0]), float(values[0])
-    found = bootstrap(
-        (values,), np.mean, confidence_level=confidence, n_resamples=resamples, method="BCa",
-        rng=np.random.default_rng(seed), batch=max(1, 4_000_000 // len(values)),
-    ).confidence_interval  # fmt: skip
-    return float(found.low), float(found.high)
+    apart = values - values.mean()
+    means = resampled(apart, resamples, seed, lambda drawn: drawn.mean(1))
+    below = (np.sum(means < 0) + np.sum(means == 0) / 2) / resamples
+    bias = normal_.inv_cdf(float(np.clip(below, 0.5 / resamples, 1 - 0.5 / resamples)))
+    skew = float(np.sum(apart**3) / (6 * np.sum(apart**2) ** 1.5))
+    places = [normal_.cdf(bias + (bias + end) / (1 - skew * (bias + end))) for end in (-z, z)]
+    low, high = values.mean() + np.quantile(means, places)
+    return float(low), float(high)
+
+
+def resampled(values: Numbers, resamples: int, seed: int, statistic: Callable[[Numbers], Numbers]) -> Numbers:
+    """`statistic` (rows -> numbers) of resamples with replacement, a few million values at once."""
+    rng, found, rows = np.random.default_rng(seed), [], max(1, 2_000_000 // len(values))
+    for done in range(0, resamples, rows):
+        drawn = values[rng.integers(0, len(values), (min(rows, resamples - done), len(values)))]
+        found.append(statistic(drawn))
+    return np.concatenate(found)
 
 
 def smallest_difference(n: int, sd: float = 0.5, power: float = 0.8, confidence: float = 0.95) -> float:

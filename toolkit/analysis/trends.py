@@ -35,10 +35,10 @@ def slope(tokens: ArrayLike, score: ArrayLike, confidence: float = 0.95) -> Slop
     Raises:
         ValueError: fewer than three points or two places, a missing number, or tokens that are not above 0.
     """
+    z_score(confidence)
     x, y = _points(tokens, score, 3)
     fit = stats.linregress(x, y)
     half = float(stats.t.ppf(0.5 + confidence / 2, len(x) - 2) * fit.stderr)
-    z_score(confidence)
     return Slope(
         slope=float(fit.slope), low=float(fit.slope) - half, high=float(fit.slope) + half,
         intercept=float(fit.intercept), p=float(fit.pvalue), n=len(x),
@@ -75,6 +75,7 @@ def change_point(
     Raises:
         ValueError: fewer than six points or five places, a missing number, or tokens that are not above 0.
     """
+    z_score(confidence)
     x, y = _points(tokens, score, 6)
     places = np.unique(x)
     if len(places) < 5:

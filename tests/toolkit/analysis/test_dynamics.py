@@ -3,8 +3,10 @@
 import math
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
+from toolkit.analysis import to_frame
 from toolkit.analysis.dynamics import (
     average,
     forgetting,
@@ -15,6 +17,9 @@ from toolkit.analysis.dynamics import (
     revealed_by_tuning,
     transfer,
 )
+from toolkit.analysis.gaps import spread_gaps
+
+from .fake_study import skill
 
 TASKS = {"own": (0.2, 0.5), "near": (0.4, 0.5), "far": (0.5, 0.3), "gone": (0.0, 0.1)}  # base, tuned
 
@@ -101,3 +106,15 @@ def test_what_pre_training_teaches_and_what_tuning_reveals() -> None:
     found = revealed_by_tuning(gain(frame)).set_index("task")
     assert found["revealed"].to_dict() == {"seen": False, "latent": True, "flat": False}
     assert found["gain_slope"]["latent"] == pytest.approx(0.1, abs=0.01) and found["checkpoints"]["latent"] == 5
+
+
+def test_a_study_of_ones_own(table: pa.Table) -> None:
+    """The stages are a union, the base is called `checkpoint`, some cells were not run."""
+    frame = to_frame(spread_gaps(table))
+    gains = gain(frame[frame["metric"] == "acc"], by="model", base="checkpoint")
+    assert set(gains["model"]) == {"tuned", "merged"} and set(gains["shots"]) == {0, 4}
+    one = gains.query("model == 'tuned' and step == 1000 and shots == 0 and task == 'bios_qa'").iloc[0]
+    assert one["gain"] == pytest.approx(skill(1000, "tuned") - skill(1000, "checkpoint"), abs=0.005)
+    few = gains[(gains["shots"] == 0) & (gains["model"] == "tuned")]
+    means = average(few, [("tuned", "piqa"), ("tuned", "bios_qa")], by="model").set_index("step")
+    assert means["missing"].to_dict() == {0: 0, 30: 0, 100: 0, 300: 2, 1000: 0}

@@ -14,7 +14,7 @@ from toolkit.analysis.guards import (
     shared_scores,
     single_class,
 )
-from toolkit.analysis.items import pair, read, shared_tasks
+from toolkit.analysis.items import pair, read, shared_tasks, stack
 from toolkit.analysis.table import measure
 
 from .fake_study import FakeStudy
@@ -120,3 +120,12 @@ def test_items_go_together_by_document(tmp_path: Path) -> None:
     assert shared_tasks(tmp_path / "a", tmp_path / "b") == ["two"] and read(tmp_path / "a", "one").num_rows == 4
     with pytest.raises(ValueError, match="keeps no items"):
         read(tmp_path, "one")
+
+
+def test_runs_are_stacked_by_document_for_the_spread_between_seeds() -> None:
+    first = ITEMS.filter(pa.compute.equal(ITEMS["task"], "two"))
+    wrong = first.set_column(first.schema.get_field_index("correct"), "correct", pa.array([False] * 4))
+    scores = stack([first, wrong.take([2, 0, 1]), first.take([3, 2, 1, 0])])
+    assert scores.tolist() == [[1, 0, 1], [0, 0, 0], [1, 0, 1]]
+    with pytest.raises(ValueError, match="1 runs: the spread between runs needs two"):
+        stack([first])

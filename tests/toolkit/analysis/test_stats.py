@@ -65,6 +65,16 @@ def test_bootstrap_covers_the_truth_as_often_as_it_says() -> None:
     assert 0.93 <= hits / 500 <= 0.97
 
 
+@pytest.mark.parametrize("shape", [(0.5, 2), (5, 0.4), (2, 2)])
+def test_bootstrap_equals_scipy(shape: tuple[float, float]) -> None:
+    items = np.random.default_rng(2).beta(*shape, 60)
+    rng = np.random.default_rng(3)
+    reference = stats.bootstrap(
+        (items,), np.mean, n_resamples=40_000, method="BCa", rng=rng, batch=1000
+    ).confidence_interval
+    assert bootstrap_interval(items, resamples=40_000) == pytest.approx((reference.low, reference.high), abs=8e-4)
+
+
 def test_bootstrap_is_near_the_normal_interval_of_many_items_and_repeats() -> None:
     items = np.random.default_rng(0).beta(2, 3, 4000)
     low, high = bootstrap_interval(items)
