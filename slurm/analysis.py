@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -35,15 +36,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
-    """One line of `compare`; `adjusted` is its p-value in the family of all lines (Holm)."""
+    """One line of `compare`; `place` is what both cells share: `scores[step=100]`."""
 
+    place: str
     first: str
     second: str
     task: str
     metric: str
     alone: int
     found: "Comparison"
-    adjusted: float = 1.0
 
 
 def compare(
@@ -76,7 +77,7 @@ def compare(
     level = 1 - confidence
     rows = [
         {
-            **{k: v for k, v in vars(line).items() if k not in ("found", "adjusted")},
+            **{k: v for k, v in vars(line).items() if k != "found"},
             **{{"first": "first_score", "second": "second_score"}.get(k, k): v for k, v in asdict(line.found).items()},
             "p_holm": float(p),
             "verdict": line.found.verdict(level, float(p)),
@@ -86,26 +87,29 @@ def compare(
     if as_json:
         print_json(rows)
     else:
-        _print_comparisons(rows)
+        _print_comparisons(first, second, rows)
 
 
-def _print_comparisons(rows: Sequence[dict[str, Any]]) -> None:
+def _print_comparisons(first: str, second: str, rows: Sequence[dict[str, Any]]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("A", "B", "task", "metric"):
-        table.add_column(name)
-    for name in ("A", "B", "B - A", "interval", "p", "p (Holm)", "effect", "n", "only A", "only B"):
-        table.add_column(name, justify="right")
-    table.add_column("verdict on B")
+    for name in ("cells", "task"):
+        table.add_column(name, no_wrap=True)
+    for name in ("n", "A", "B", "B - A", "", "resolves", "only A", "only B", "effect", "p", "Holm"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("B is", no_wrap=True)
     for row in rows:
         numbers = [f"{row[name]:.3f}" for name in ("first_score", "second_score")]
-        interval = f"[{row['low']:+.3f}, {row['high']:+.3f}]"
+        change = [f"{row['difference']:+.3f}", escape(f"[{row['low']:+.3f}, {row['high']:+.3f}]")]
         pairs = ["·" if row[name] is None else str(row[name]) for name in ("only_first", "only_second")]
-        tests = [f"{row['p']:.3g}", f"{row['p_holm']:.3g}", f"{row['effect']:+.2f}", str(row["n"])]
-        names = [escape(row[name]) for name in ("first", "second", "task", "metric")]
-        table.add_row(*names, *numbers, f"{row['difference']:+.3f}", escape(interval), *tests, *pairs, row["verdict"])
-    out.print(table)
-    widest = max(row["resolvable"] for row in rows)
-    out.print(f"  [dim]{rows[0]['test']}; these items resolve differences of {widest:.3f} with 80 % power[/]")
+        tests = [f"{row['effect']:+.2f}", f"{row['p']:.2g}", f"{row['p_holm']:.2g}"]
+        resolves = f"{row['resolvable']:.3f}" if row["resolvable"] else "·"
+        place = [escape(row["place"]), escape(row["task"]), str(row["n"])]
+        table.add_row(*place, *numbers, *change, resolves, *pairs, *tests, row["verdict"])
+    metrics = ", ".join(dict.fromkeys(row["metric"] for row in rows))
+    tests_ = ", ".join(dict.fromkeys(row["test"] for row in rows))
+    out.print(f"A: {escape(first)}  B: {escape(second)}  [dim]{metrics}; {tests_}[/]")
+    # a terminal may be narrower: a table that wraps is read, one that is cut is not
+    Console(highlight=False, width=max(out.width, 160)).print(table)
     for row in rows:
         if row["alone"]:
             err.print(f"[yellow]{row['alone']} items of {escape(row['task'])} are in one cell only: left out[/]")
@@ -172,9 +176,23 @@ def _compare_cells(
         sides = items.pair(tables[0], tables[1], metric)
         scores = compare_scores(sides.first, sides.second, confidence)
         found.append(
-            Compared(first=one.name, second=two.name, task=task, metric=sides.metric, alone=sides.alone, found=scores)
+            Compared(
+                place=_shared(one, two),
+                first=one.name,
+                second=two.name,
+                task=task,
+                metric=sides.metric,
+                alone=sides.alone,
+                found=scores,
+            )
         )
     return found
+
+
+def _shared(one: Cell, two: Cell) -> str:
+    inside = ",".join(f"{axis}={value}" for axis, value in one.coords.items() if two.coords.get(axis) == value)
+    stage = one.stage if one.stage == two.stage else f"{one.stage}, {two.stage}"
+    return f"{stage}[{inside}]" if inside else stage
 
 
 def check(study: StudyPath, root: Root = DEFAULT_ROOT, sets: Sets = None, as_json: AsJson = False) -> None:
@@ -229,7 +247,9 @@ def figure(
     over: Annotated[str, typer.Option(help="The axis of checkpoints; tokens, or else step, by default.")] = "",
     lines: Annotated[str, typer.Option(help="Columns that tell lines apart; by default all that differ.")] = "",
     panels: Annotated[str, typer.Option(help="Columns that tell panels apart.")] = "task,metric",
-    scale: Annotated[Scaling, typer.Option(help="How checkpoints are spaced.")] = Scaling.log,
+    scale: Annotated[
+        Scaling | None, typer.Option(help="How checkpoints are spaced; log, where they allow it, by default.")
+    ] = None,
     where: Annotated[
         list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Keep these rows; may be repeated.")
     ] = None,
@@ -251,7 +271,9 @@ def figure(
     frame = to_frame(table)
     frame = frame[frame["task"].notna() & frame["metric"].notna()]
     if paper:
-        drawn = lookup.find("toolkit.analysis.published", paper, "source").figures(frame, scale.value)
+        drawn = lookup.find("toolkit.analysis.published", paper, "source").figures(
+            frame, scale.value if scale else "log"
+        )
         for name, made in drawn.items():
             for suffix in (".pdf", ".png"):
                 out.print(escape(str(plots.save(made, output / f"{name}{suffix}"))))
@@ -261,7 +283,7 @@ def figure(
     fixed = {over, "step", "tokens", "seed", *shown}
     differ = [n for n in gaps.keys(table) if n not in fixed and frame[n].nunique(dropna=False) > 1]
     chosen = [name for name in lines.split(",") if name] or differ
-    made = plots.curves(frame, over, chosen, shown, scale.value, chance=_chance(opened, states))
+    made = plots.curves(frame, over, chosen, shown, scale.value if scale else None, chance=_chance(opened, states))
     out.print(escape(str(plots.save(made, output))))
 
 

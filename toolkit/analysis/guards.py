@@ -134,7 +134,7 @@ def _model(row: Mapping[str, Any]) -> str:
     """What tells this model from others, without how it was asked."""
     without = {*NOT_KEYS, *FORM, "stage", "task", "metric", "tokens"}
     shown = [f"{n} {show(v)}" for n, v in row.items() if v is not None and n not in without]
-    return " ".join(shown) or str(row["stage"])
+    return " ".join([str(row["stage"]), *shown])
 
 
 def perfect_before_training(table: pa.Table) -> list[str]:

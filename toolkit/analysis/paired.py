@@ -39,10 +39,10 @@ class Comparison:
     def verdict(self, level: float = 0.05, p: float | None = None) -> str:
         """`better`, `worse` (the second than the first) or `not resolved`; `p` is an adjusted one in place of its own.
 
-        `same answers` where no item differs.
+        `same scores` where no item differs.
         """
         if self.difference == 0 and self.resolvable == 0:
-            return "same answers"
+            return "same scores"
         if (self.p if p is None else p) >= level:
             return "not resolved"
         return "better" if self.difference > 0 else "worse"

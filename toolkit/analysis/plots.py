@@ -38,7 +38,7 @@ def curves(
     over: str = "tokens",
     lines: Sequence[str] = ("train",),
     panels: Sequence[str] = ("task", "metric"),
-    scale: Literal["log", "linear", "even"] = "log",
+    scale: Literal["log", "linear", "even"] | None = None,
     value: str = "value",
     chance: Mapping[str, float] | None = None,
     confidence: float = 0.95,
@@ -47,8 +47,8 @@ def curves(
     """A panel for each combination of `panels`, a line for each of `lines`, over checkpoints.
 
     Args:
-        over: the axis of checkpoints; `scale` is that of `axis.scales`: `even` gives each the same room, as a
-            categorical axis does.
+        over: the axis of checkpoints; `scale` is one of `axis.scales`, by default the first that the coordinates
+            allow, log; `even` gives each the same room, as a categorical axis does.
         value: `value` with the intervals of `stats.intervals`, or `gain` with gain ± z * gain_stderr. Several rows at
             one point that differ in `seed` alone are drawn as their mean with Student's t interval.
         chance: task -> the score of guessing, drawn as a dotted line.
@@ -62,9 +62,10 @@ def curves(
     rows = frame.dropna(subset=[over]).sort_values(over, kind="stable")
     coordinates = sorted(rows[over].unique().tolist())
     known = scales(coordinates, over)
-    if scale not in known:
+    chosen = scale or next(iter(known))
+    if chosen not in known:
         raise ValueError(f"scale {scale!r} is not one that these coordinates of {over!r} allow: {', '.join(known)}")
-    places = dict(zip(coordinates, known[scale].x))
+    places = dict(zip(coordinates, known[chosen].x))
     groups = _groups(rows, panels)
     styles = _styles([key for key, _ in _groups(rows, lines)])
     with matplotlib.rc_context(STYLE):
@@ -74,7 +75,7 @@ def curves(
                 _line(ax, _points(points, over, value, confidence), places, styles[line])
             _chance(ax, part, value, chance or {})
             ax.set_title(" · ".join(map(show, key)), fontsize=8)
-            _ticks(ax, known[scale], lowest=i + columns >= len(groups))
+            _ticks(ax, known[chosen], lowest=i + columns >= len(groups))
         _legend(figure, [(_name(lines, key), style) for key, style in styles.items()])
     return figure
 

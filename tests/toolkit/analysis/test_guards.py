@@ -30,7 +30,7 @@ def test_scores_that_models_share_are_told_and_how_likely_chance_is() -> None:
     """Four models with random weights in place of their own: equal to five decimals, of which two would be chance."""
     same = long([{"model": name, "value": 0.327306, "n": 9815, "stderr": 0.0047} for name in "abcd"])
     (told,) = shared_scores(same)
-    assert "4 models have acc 0.32731 on t" in told and "model a; step 0 model b" in told
+    assert "4 models have acc 0.32731 on t" in told and "scores step 0 model a; scores step 0 model b" in told
     assert float(told.split("by chance: ")[1].rstrip(")")) < 1e-5
     few = long(
         [{"model": name, "value": value, "n": 50} for name, value in zip("abcdef", (0.5, 0.5, 0.4, 0.44, 0.6, 0.58))]

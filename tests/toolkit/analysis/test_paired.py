@@ -66,7 +66,7 @@ def test_other_scores_are_compared_by_the_bootstrap() -> None:
     found = compare(first, np.clip(first + random.normal(0.05, 0.1, 150), 0, 1))
     assert found.test == "paired bootstrap" and found.only_first is None and found.verdict() == "better"
     assert found.low < found.difference < found.high and found.low > 0
-    assert compare(first, first).verdict() == "same answers"
+    assert compare(first, first).verdict() == "same scores"
 
 
 def test_items_that_do_not_pair_are_refused() -> None:
