@@ -62,7 +62,7 @@ def curves(
     rows = frame.dropna(subset=[over]).sort_values(over, kind="stable")
     coordinates = sorted(rows[over].unique().tolist())
     known = scales(coordinates, over)
-    chosen = scale or next(iter(known))
+    chosen: str = scale or list(known)[0]
     if chosen not in known:
         raise ValueError(f"scale {scale!r} is not one that these coordinates of {over!r} allow: {', '.join(known)}")
     places = dict(zip(coordinates, known[chosen].x))
