@@ -86,8 +86,9 @@ def read(path: Path) -> list[dict[str, Any]]:
     """The rows of the released tables under `path`: task, metric, value, stderr, n and `coords` (JSON text).
 
     A model and task that was evaluated at several checkpoints and not at others has rows without a value there: the
-    release leaves them out, and a gap should be seen. The stderr is the release's `std`, of a bootstrap over items; of
-    the same bootstrap the value is the mean, so that it is no whole number of items.
+    release leaves them out, and a gap should be seen. The stderr is the release's `std`, of a bootstrap over items. The
+    authors' own value is the middle of that bootstrap's 95 % interval (`eval/eval_pred.py` of their repository), which
+    is near the score and is no whole number of items.
 
     Raises:
         ValueError: neither file is there, a column is missing, or a model's name is not of the release's grammar.
