@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+AnyHarness = Annotated[
+    bool, typer.Option("--any-harness", help="Allow scores of different harnesses, or versions of one, side by side.")
+]
+
+
 class Format(StrEnum):
     """How a table is written."""
 
@@ -40,17 +45,21 @@ def table(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="The file to write (needed for parquet).")
     ] = None,
+    any_harness: AnyHarness = False,
 ) -> None:
     """One row a measurement, or a pivot of it. Cells that were not run are shown as such.
 
     Example: `tidemark table STUDY --rows step --cols model --values exact_match --where task=all`
     """
-    from toolkit.analysis import formats, pivot
+    from toolkit.analysis import formats, guards, pivot
 
     opened = open_study(study, root, sets)
     long = measured(opened, survey(opened.root, opened.study.name, opened.cells))
     chosen = pivot.parse_where(where or [])
-    data: pa.Table | pivot.Pivot = pivot.choose(long, chosen)
+    listed = pivot.choose(long, chosen)
+    if not any_harness:
+        guards.one_harness(listed, _names(f"{rows},{cols}") or listed.column_names, values)
+    data: pa.Table | pivot.Pivot = listed
     if rows or cols:
         data = pivot.pivot(long, _names(rows), _names(cols), values, chosen, _names(mean_over))
     if format_ is Format.parquet:

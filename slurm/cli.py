@@ -11,7 +11,7 @@ import sys
 import typer
 from rich.markup import escape
 
-from slurm import answers, cancel, commands, upkeep, usage
+from slurm import analysis, answers, cancel, commands, upkeep, usage
 from slurm.terminal import INTERRUPTED, err
 from toolkit.failures import POLICY, Failure, classify
 
@@ -24,7 +24,8 @@ app = typer.Typer(
 )
 for command in (
     commands.plan, commands.launch, commands.status, commands.why, commands.logs, cancel.cancel,
-    answers.table, answers.report, usage.usage, upkeep.verify, upkeep.adopt, upkeep.clean,
+    answers.table, answers.report, analysis.compare, analysis.check, analysis.figure,
+    usage.usage, upkeep.verify, upkeep.adopt, upkeep.clean,
 ):  # fmt: skip
     app.command()(command)
 

@@ -1,20 +1,30 @@
 """The commands that look after a root: verify, adopt, clean."""
 
 import json
+import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
+import jobs
 from slurm import submissions
 from slurm.terminal import DEFAULT_ROOT, FAILED, RUNNING, AsJson, Root, Sets, err, open_study, out, print_json, stop
-from toolkit.expand import slug
+from toolkit import provenance
+from toolkit.expand import choose, slug
 from toolkit.manifest import adopt as adoption
 from toolkit.manifest import index, record
 from toolkit.manifest.files import check_root, discard
-from toolkit.plan import folder
+from toolkit.plan import DONE, folder
+from toolkit.spec import build
+from toolkit.stage import Artifact, Context
+from toolkit.study import Cell, Stage, Study, axes
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 def verify(
@@ -56,10 +66,15 @@ def adopt(
     path: Annotated[Path, typer.Argument(help="A file or folder of weights, data or results; it stays where it is.")],
     root: Root = DEFAULT_ROOT,
     label: Annotated[str, typer.Option(help="What its artifact is called; the name of PATH by default.")] = "",
+    published: Annotated[
+        str,
+        typer.Option(metavar="SOURCE", help="PATH holds results that SOURCE published: read them into rows as well."),
+    ] = "",
 ) -> None:
     """Make existing files an artifact, without copying them: their digests are recorded, so that a change is seen.
 
-    A study uses them as `{path: PATH}`; what it points to is adopted by `launch` as well.
+    A study uses them as `{path: PATH}`; what it points to is adopted by `launch` as well. Published results come into a
+    study's table by a stage `{job: published, inputs: {tables: ...}, spec: {source: SOURCE}}`, which is then done.
 
     Example: `tidemark adopt ../models/OLMo-1B`
     """
@@ -67,6 +82,69 @@ def adopt(
     check_root(root)
     made = adoption.adopt(root, path=path, label=slug(label or path.resolve().name))
     out.print(f"{escape(str(made))}  [dim]{record.read(made)['fingerprint']}[/]")
+    if published:
+        _print_published(*_read_published(root, published, path.resolve()))
+
+
+def _print_published(made: Path, table: "pa.Table") -> None:
+    from toolkit.analysis.guards import findings
+
+    found, measured = findings(table), table.num_rows - table["value"].null_count
+    out.print(f"{escape(str(made))}  [dim]{record.read(made)['fingerprint']}[/]")
+    out.print(f"{measured} numbers, {table.num_rows - measured} places that were not run, {len(found)} findings:")
+    for finding in found:
+        err.print(f"[yellow]{escape(finding)}[/]")
+
+
+def _read_published(root: Path, source: str, path: Path) -> tuple[Path, "pa.Table"]:
+    """Run the job `published` on an adopted PATH, here and now; its folder, and its rows as a long table.
+
+    The artifact is the one that a study's stage of this job would make: its cell is done from then on.
+
+    Raises:
+        ValueError: an unknown source, or files that are not what it published.
+    """
+    from toolkit.analysis.table import measure
+
+    stage = Stage(job="published", spec={"source": source}, inputs={"tables": "tables"})
+    study = Study(name=f"published-{source}", stages={"tables": Stage(path=str(path)), source: stage})
+    (cell,) = [c for c in submissions.cells_of(root, study) if c.job == "published"]
+    if record.find(root, cell.job, cell.label, cell.fingerprint) is None:
+        _run_here(root, cell, path)
+    made = folder(root, cell)
+    return made, measure([cell], {cell.fingerprint: DONE}, {cell.fingerprint: made}, axes([cell]))
+
+
+def _run_here(root: Path, cell: Cell, path: Path) -> None:
+    """A cell that takes no time needs no worker; killed on the way, it leaves a folder that `clean` finds."""
+    work = root / "work" / f"adopt-{uuid.uuid4().hex}"
+    produced = work / "out"
+    produced.mkdir(parents=True)
+    chosen, started = choose(jobs.load(cell.job), cell.spec), time.time()
+    tables = {name: Artifact(path=path, fingerprint=above.fingerprint) for name, above in cell.inputs.items()}
+    spec, context = build(chosen.Spec, cell.spec), Context(state=work)
+    try:
+        metrics = jobs.load(cell.job).run(spec, chosen.Inputs(**tables), produced, context)
+        told = {
+            "spec": cell.spec,
+            "inputs": {name: above.fingerprint for name, above in cell.inputs.items()},
+            "metrics": metrics,
+            "provenance": {
+                "version": cell.version,
+                "stage": cell.stage,
+                "coords": cell.coords,
+                "identity": provenance.identity(),
+                "machine": provenance.machine(),
+                "attempt": 1,
+                "started": round(started, 3),
+                "seconds": round(time.time() - started, 3),
+            },
+        }
+        record.commit(
+            root, job=cell.job, label=cell.label, fingerprint=cell.fingerprint, out=produced, record=told
+        )  # fmt: skip
+    finally:
+        discard(work)
 
 
 def clean(

@@ -13,7 +13,10 @@ import pytest
 
 from tests.slurm.lab import HOME, QUIET, Lab
 
-COMMANDS = ("plan", "launch", "status", "why", "logs", "table", "report", "usage", "verify", "adopt", "clean")
+COMMANDS = (
+    "plan", "launch", "status", "why", "logs", "cancel", "table", "report", "compare", "check", "figure", "usage",
+    "verify", "adopt", "clean",
+)  # fmt: skip
 CHAIN: dict[str, Any] = {
     "first": {"job": "probe", "axes": {"seed": [1, 2]}},
     "second": {"job": "probe", "inputs": {"one": "first"}},

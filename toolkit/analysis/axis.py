@@ -25,7 +25,7 @@ class Scale:
 
 def scales(coordinates: Sequence[Any], axis: str) -> dict[str, Scale]:
     """The scales that the coordinates (sorted, different) of `axis` allow; text has only `even`."""
-    labels = [compact(c) for c in coordinates]
+    labels = compact_all(coordinates)
     found = {}
     if all(isinstance(c, (int, float)) and not isinstance(c, bool) for c in coordinates):
         positive = [c for c in coordinates if c > 0]
@@ -55,11 +55,20 @@ def _scale(x: list[float], labels: list[str], title: str) -> Scale:
     return Scale(x=tuple(x), ticks=tuple(x[i] for i in kept), labels=tuple(labels[i] for i in kept), title=title)
 
 
-def compact(coordinate: Any) -> str:
+def compact_all(coordinates: Sequence[Any]) -> list[str]:
+    """Each coordinate in as little room as tells them apart: 738000 and 738020 are `738k` and `738.02k`."""
+    for digits in (4, 5, 6, 8):
+        short = [compact(c, digits) for c in coordinates]
+        if len(set(short)) == len(set(coordinates)):
+            return short
+    return [str(c) for c in coordinates]
+
+
+def compact(coordinate: Any, digits: int = 4) -> str:
     """A coordinate in little room: 1000 is `1k`, 143000 is `143k`, 2500000000 is `2.5B`; text as it is."""
     if isinstance(coordinate, bool) or not isinstance(coordinate, (int, float)):
         return str(coordinate).lower() if isinstance(coordinate, bool) else str(coordinate)
     for size, letter in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k")):
         if abs(coordinate) >= size:
-            return f"{coordinate / size:.4g}{letter}"
-    return f"{coordinate:.4g}"
+            return f"{coordinate / size:.{digits}g}{letter}"
+    return f"{coordinate:.{digits}g}"

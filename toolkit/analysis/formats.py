@@ -1,4 +1,4 @@
-"""Tables as text and files: markdown and LaTeX rounded, with standard errors; CSV and parquet in full.
+"""Tables as text and files: markdown rounded, with standard errors; LaTeX with intervals; CSV and parquet in full.
 
 The same four functions take the long table of `measure` or a `Pivot`. In a rectangle a place without a number shows why
 (`never-run`, `failed: DISK_FULL`), a place that the study does not have is a dash, and not-a-number stays `nan`.
@@ -16,7 +16,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from toolkit.analysis.gaps import show
-from toolkit.analysis.pivot import Pivot
+from toolkit.analysis.pivot import Pivot, bounds_of
 
 LATEX = {
     "\\": r"\textbackslash{}",
@@ -45,16 +45,21 @@ def with_error(value: float, stderr: float | None) -> str:
     return f"{number(value)} ± {number(stderr) if stderr >= 0.0005 or stderr == 0 else f'{stderr:.1g}'}"
 
 
-def grid(data: pa.Table | Pivot) -> tuple[list[str], list[list[str]]]:
-    """Headers and rows of text, rounded: what markdown, LaTeX and a terminal show."""
-    return _pivot_grid(data) if isinstance(data, Pivot) else _long_grid(data)
+def with_interval(value: float, low: float, high: float) -> str:
+    """`0.512 [0.443, 0.580]`, or the number alone where the interval is unknown."""
+    return number(value) if math.isnan(low) or math.isnan(high) else f"{number(value)} [{number(low)}, {number(high)}]"
 
 
-def _pivot_grid(data: Pivot) -> tuple[list[str], list[list[str]]]:
+def grid(data: pa.Table | Pivot, bounds: bool = False) -> tuple[list[str], list[list[str]]]:
+    """Headers and rows of text, rounded: what markdown and a terminal show; LaTeX with `bounds`: 95 % intervals."""
+    return _pivot_grid(data, bounds) if isinstance(data, Pivot) else _long_grid(data, bounds)
+
+
+def _pivot_grid(data: Pivot, bounds: bool) -> tuple[list[str], list[list[str]]]:
     headers = [*data.rows, *(_heading(data, label) for label in data.col_labels)]
     rows = []
     for i, label in enumerate(data.row_labels):
-        rows.append([*map(show, label), *(_place(data, i, j) for j in range(len(data.col_labels)))])
+        rows.append([*map(show, label), *(_place(data, i, j, bounds) for j in range(len(data.col_labels)))])
     return headers, rows
 
 
@@ -62,23 +67,30 @@ def _heading(data: Pivot, label: Sequence[Any]) -> str:
     return " / ".join(map(show, label)) or data.values
 
 
-def _place(data: Pivot, i: int, j: int) -> str:
+def _place(data: Pivot, i: int, j: int, bounds: bool) -> str:
     if not data.cells[i, j]:
         return "–"
     if data.mark[i, j] is not None:
         return str(data.mark[i, j])
-    text = with_error(float(data.value[i, j]), float(data.stderr[i, j]))
+    if bounds:
+        text = with_interval(float(data.value[i, j]), float(data.low[i, j]), float(data.high[i, j]))
+    else:
+        text = with_error(float(data.value[i, j]), float(data.stderr[i, j]))
     if not data.mean_over:
         return text
     count, cells = data.count[i, j], data.cells[i, j]
     return f"{text} (n={count})" if count == cells else f"{text} (n={count} of {cells})"
 
 
-def _long_grid(table: pa.Table) -> tuple[list[str], list[list[str]]]:
+def _long_grid(table: pa.Table, bounds: bool) -> tuple[list[str], list[list[str]]]:
     names = [n for n in table.column_names if n not in ("stderr", "reason")]
     columns = {name: [show(v) for v in table[name].to_pylist()] for name in names}
     values, errors = table["value"].to_pylist(), table["stderr"].to_pylist()
-    columns["value"] = [show(None) if v is None else with_error(v, e) for v, e in zip(values, errors)]
+    if bounds:
+        ends = zip(*bounds_of(table))
+        columns["value"] = [show(None) if v is None else with_interval(v, *end) for v, end in zip(values, ends)]
+    else:
+        columns["value"] = [show(None) if v is None else with_error(v, e) for v, e in zip(values, errors)]
     reasons = table["reason"].to_pylist()
     columns["state"] = [f"{s}: {r}" if r else s for s, r in zip(columns["state"], reasons)]
     return names, [list(row) for row in zip(*columns.values())]
@@ -100,8 +112,8 @@ def _markdown(text: str) -> str:
 
 
 def to_latex(data: pa.Table | Pivot) -> str:
-    r"""A booktabs `tabular`, every text escaped; needs `\usepackage{booktabs}`."""
-    headers, rows = grid(data)
+    r"""A booktabs `tabular` with 95 % intervals, every text escaped; needs `\usepackage{booktabs}`."""
+    headers, rows = grid(data, bounds=True)
     left = len(data.rows) if isinstance(data, Pivot) else len(headers)
     columns = "l" * left + "r" * (len(headers) - left)
     lines = [" & ".join(map(latex, row)) + r" \\" for row in [headers, *rows]]

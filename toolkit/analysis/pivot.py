@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from toolkit.analysis.gaps import NUMBERS, encode, keys, show, spread_gaps, state_texts
+from toolkit.analysis.stats import intervals, mean_bounds
 from toolkit.lookup import unknown
 
 
@@ -24,6 +25,7 @@ class Pivot:
     value: the measurement, or the mean over `mean_over`; NaN also where there is none: look at `mark` and `count`.
     stderr: of the measurement; of a mean, the standard deviation over its members by sqrt(count) (it holds the spread
         over the axes averaged over, seeds say, not the sampling error of each); NaN where unknown.
+    low, high: the interval of a measurement (`stats.intervals`), of a mean Student's t interval; NaN where unknown.
     count: measurements in this place. cells: measurements and missing cells in this place; 0 where the study has no
     such cell.
     mark: what to show instead of a number (`never-run`, `failed: DISK_FULL`), or None.
@@ -37,6 +39,8 @@ class Pivot:
     col_labels: tuple[tuple[Any, ...], ...]
     value: np.ndarray
     stderr: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
     count: np.ndarray
     cells: np.ndarray
     mark: np.ndarray
@@ -214,13 +218,29 @@ def _numbers(table: pa.Table, place: np.ndarray, shape: tuple[int, int], column:
     if column == "value":
         single[place[valid]] = table["stderr"].to_numpy()[valid]
     stderr = np.where(count > 1, stderr, np.where(count == 1, single, np.nan))
+    low, high = mean_bounds(mean, stderr, count)
+    if column == "value":
+        alone = valid & (count[place] == 1)
+        low[place[alone]], high[place[alone]] = bounds_of(table.filter(pa.array(alone)))
     total = np.bincount(place, minlength=size)
     mark = np.full(size, None, object)
     empty = np.flatnonzero((count[place] == 0) & ~valid)
     for where, text in sorted(set(zip(place[empty].tolist(), state_texts(table.take(pa.array(empty)))))):
         mark[where] = text if mark[where] is None else f"{mark[where]}, {text}"
-    parts = {"value": mean, "stderr": stderr, "count": count, "cells": total, "mark": mark}
+    parts = {"value": mean, "stderr": stderr, "low": low, "high": high, "count": count, "cells": total, "mark": mark}
     return {name: part.reshape(shape) for name, part in parts.items()}
+
+
+def bounds_of(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """The interval of each row of a long table; NaN where it has none."""
+    codes, labels = encode(table["metric"])
+    numbers = [table[name].cast(pa.float64()).combine_chunks().to_numpy(zero_copy_only=False) for name in NUMBERS]
+    low, high = np.full(len(codes), np.nan), np.full(len(codes), np.nan)
+    for code, metric in enumerate(labels):
+        rows = codes == code
+        found = intervals(metric or "", *(column[rows] for column in numbers))
+        low[rows], high[rows] = found.low, found.high
+    return low, high
 
 
 def _states(table: pa.Table, place: np.ndarray, shape: tuple[int, int]) -> dict[str, Any]:
@@ -236,5 +256,6 @@ def _states(table: pa.Table, place: np.ndarray, shape: tuple[int, int]) -> dict[
         cells[where] = sum(count for _, count in states)
         mark[where] = ", ".join(s if cells[where] == 1 else f"{s} {count}" for s, count in sorted(states))
     empty = np.full(size, np.nan)
-    parts = {"value": empty, "stderr": empty, "count": np.zeros(size, np.int64), "cells": cells, "mark": mark}
+    nothing = dict.fromkeys(("value", "stderr", "low", "high"), empty)
+    parts = {**nothing, "count": np.zeros(size, np.int64), "cells": cells, "mark": mark}
     return {name: part.reshape(shape) for name, part in parts.items()}

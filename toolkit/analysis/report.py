@@ -19,7 +19,7 @@ import jinja2
 from markupsafe import Markup
 
 from toolkit.analysis.figures import Panel, checkpoint_axis, curves, losses
-from toolkit.analysis.gaps import show
+from toolkit.analysis.gaps import keys, show
 from toolkit.analysis.graph import dag_svg
 from toolkit.analysis.origin import duration, origin
 from toolkit.analysis.payload import head, script_json, table_payload, visible
@@ -59,7 +59,7 @@ def write_report(
         ValueError: an artifact's rows are malformed, or an axis has the name of a column.
     """
     table = measure(cells, states, folders, axes, index)
-    over = checkpoint_axis(axes)
+    over = checkpoint_axis(keys(table))
     panels, left_out = curves(table, over) if over else ([], 0)
     shown = {
         "curves": [p for p in panels if p.task is not None],

@@ -1,9 +1,12 @@
 """The measurements inside artifacts as one arrow table, and a disposable parquet index that makes reading them again
 cheap.
 
-An evaluation holds them in `rows.parquet`; any other job has the numeric metrics of its record. The index is one file
-with the rows of many artifacts, each artifact's rows next to each other; an entry counts only while the record that
-it was read from still has the same modification time. Deleting the index costs time, never a result.
+An evaluation holds them in `rows.parquet`; any other job has the numeric metrics of its record. Rows of published
+results say in a column `coords` (JSON text) to which point each belongs, since one artifact holds many. `harness` is
+what scored an artifact's tasks, with its version, as the record tells.
+
+The index is one file with the rows of many artifacts, each artifact's rows next to each other; an entry counts only
+while the record that it was read from still has the same modification time. Deleting it costs time, never a result.
 """
 
 import json
@@ -28,11 +31,14 @@ MEASUREMENT = pa.schema(
         ("value", pa.float64()),
         ("stderr", pa.float64()),
         ("n", pa.int64()),
+        ("coords", pa.string()),
     ]
 )
+OPTIONAL = ("coords",)  # columns that most evaluations have no use for
 NAMES = pa.dictionary(pa.int32(), pa.string())
 INDEX = pa.schema(
-    [("artifact", NAMES), ("stamp", pa.int64()), ("task", NAMES), ("metric", NAMES)]
+    [("artifact", NAMES), ("stamp", pa.int64()), ("task", NAMES), ("metric", NAMES), ("coords", NAMES)]
+    + [("harness", NAMES)]
     + [MEASUREMENT.field(name) for name in ("value", "stderr", "n")]
 )
 
@@ -50,7 +56,7 @@ class Rows:
 
 
 def read(folder: Path) -> pa.Table:
-    """The measurements of one committed artifact (columns of `MEASUREMENT`), ordered by task and metric.
+    """The measurements of one committed artifact (`MEASUREMENT`, and `harness`), ordered by task and metric.
 
     An artifact without any has one row of nulls, so that it stays visible in a table.
 
@@ -59,6 +65,11 @@ def read(folder: Path) -> pa.Table:
         ValueError: `rows.parquet` is not what an evaluation writes.
     """
     record = json.loads((folder / RECORD).read_bytes())
+    table = _measurements(folder, record)
+    return table.append_column("harness", pa.array([harness(record)] * table.num_rows, pa.string()))
+
+
+def _measurements(folder: Path, record: Mapping[str, Any]) -> pa.Table:
     path = files_root(folder, record) / "rows.parquet"
     if path.exists() or "rows.parquet" in record.get("files", {}):
         table = _read_rows(path)
@@ -69,23 +80,33 @@ def read(folder: Path) -> pa.Table:
     return table.sort_by([("task", "ascending"), ("metric", "ascending")])
 
 
+def harness(record: Mapping[str, Any]) -> str | None:
+    """`lm_eval 0.4.13` where the spec names tasks; versions of it may score one task in two ways."""
+    packages = record.get("provenance", {}).get("identity", {}).get("packages", {})
+    return f"lm_eval {packages['lm_eval']}" if record.get("spec", {}).get("tasks") and "lm_eval" in packages else None
+
+
 def _read_rows(path: Path) -> pa.Table:
     with pq.ParquetFile(path) as file:
         table = file.read()
-    missing = [name for name in MEASUREMENT.names if name not in table.column_names]
+    needed = [name for name in MEASUREMENT.names if name not in OPTIONAL]
+    missing = [name for name in needed if name not in table.column_names]
     if missing:
         raise ValueError(
-            f"{path} has no column {missing[0]!r}: the rows of an evaluation have {', '.join(MEASUREMENT.names)}, "
+            f"{path} has no column {missing[0]!r}: the rows of an evaluation have {', '.join(needed)}, "
             f"this file has {', '.join(table.column_names)}; evaluate again with --rebuild"
         )
+    for name in OPTIONAL:
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(table.num_rows, MEASUREMENT.field(name).type))
     return table.select(MEASUREMENT.names).cast(MEASUREMENT)
 
 
 def _numeric(metrics: Mapping[str, Any]) -> pa.Table:
     found = {k: float(v) for k, v in metrics.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
     size = len(found)
-    columns = [pa.nulls(size, pa.string()), list(found), list(found.values()), pa.nulls(size, pa.float64())]
-    return pa.table([pa.array(c) for c in columns] + [pa.nulls(size, pa.int64())], schema=MEASUREMENT)
+    known = {"metric": pa.array(list(found), pa.string()), "value": pa.array(list(found.values()), pa.float64())}
+    return pa.table({f.name: known.get(f.name, pa.nulls(size, f.type)) for f in MEASUREMENT}, schema=MEASUREMENT)
 
 
 def collect(folders: Mapping[str, Path], index: Path | None = None) -> Rows:
@@ -138,7 +159,8 @@ def _read_new(
     owner = np.repeat(np.arange(len(tables), dtype=np.int32), [t.num_rows for t in tables])
     rows = pa.concat_tables(tables).combine_chunks()
     columns = [pa.DictionaryArray.from_arrays(owner, pa.array(names)), pa.array(np.array(times, np.int64)[owner])]
-    columns += [rows["task"].cast(NAMES), rows["metric"].cast(NAMES), rows["value"], rows["stderr"], rows["n"]]
+    columns += [rows[name].cast(NAMES) for name in ("task", "metric", "coords", "harness")]
+    columns += [rows[name] for name in ("value", "stderr", "n")]
     return pa.table(columns, schema=INDEX), gone
 
 
@@ -167,7 +189,7 @@ def _load(index: Path | None) -> pa.Table:
     if index is None or not index.exists():
         return empty
     try:
-        table = pq.read_table(index, read_dictionary=["artifact", "task", "metric"], page_checksum_verification=True)
+        table = pq.read_table(index, read_dictionary=INDEX.names, page_checksum_verification=True)
     except (OSError, pa.ArrowException):  # torn, damaged or of another version: it may always be thrown away
         return empty
     if table.schema.names != INDEX.names:

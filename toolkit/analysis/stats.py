@@ -1,9 +1,11 @@
 """Intervals for single measurements: what the number of items allows to say about a score.
 
 A proportion of n independent items gets the Wilson score interval, which keeps its coverage near 0 and 1 where the
-normal one does not; any other metric gets value ± z * stderr from the standard error that came with it.
+normal one does not; any other metric gets value ± z * stderr from the standard error that came with it, or a bootstrap
+interval where its items are at hand.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -90,10 +92,110 @@ def mean_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, f
     The bounds are NaN for a single run, which says nothing of the spread between runs.
     Student, "The probable error of a mean", Biometrika 6 (1908), 1-25.
     """
-    from scipy.special import stdtrit  # a quarter of a second that most commands need not spend
-
     runs = np.asarray(values, np.float64)
     if len(runs) < 2:
         return float(runs.mean()), float("nan"), float("nan")
-    half = stdtrit(len(runs) - 1, 0.5 + confidence / 2) * runs.std(ddof=1) / np.sqrt(len(runs))
-    return float(runs.mean()), float(runs.mean() - half), float(runs.mean() + half)
+    low, high = mean_bounds(runs.mean(), runs.std(ddof=1) / np.sqrt(len(runs)), len(runs), confidence)
+    return float(runs.mean()), float(low), float(high)
+
+
+def mean_bounds(
+    mean: ArrayLike, stderr: ArrayLike, count: ArrayLike, confidence: float = 0.95
+) -> tuple[Numbers, Numbers]:
+    """Student's t interval from means of `count` runs and their standard errors (sd / sqrt(count)); NaN for one run."""
+    centre, runs = np.asarray(mean, np.float64), np.asarray(count)
+    half = np.full(np.shape(runs), np.nan)
+    if np.any(several := runs > 1):
+        from scipy.special import stdtrit  # a quarter of a second that most commands need not spend
+
+        half = np.where(several, stdtrit(np.maximum(runs - 1, 1), 0.5 + confidence / 2) * np.asarray(stderr), np.nan)
+    return centre - half, centre + half
+
+
+def bootstrap_interval(
+    items: ArrayLike, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """The bias-corrected and accelerated (BCa) bootstrap interval of the mean over `items`, of any metric.
+
+    Its bounds are the quantiles Phi(b + (b + z) / (1 - a (b + z))) of the means of resamples: z = ± z(confidence), b is
+    the normal quantile of the share of resamples below the mean, a = sum (x - mean)^3 / (6 (sum (x - mean)^2)^1.5).
+    B. Efron, "Better bootstrap confidence intervals", JASA 82 (1987), 171-185. `scipy.stats.bootstrap` gives the same,
+    and leaves each item out in turn to find `a`, which takes 12 s for 40,000 items.
+    Items that are all equal give an interval without width: they say nothing of the spread.
+
+    Raises:
+        ValueError: fewer than two items, or one that is not a number.
+    """
+    values, z, normal_ = finite(items, "items"), z_score(confidence), NormalDist()
+    if np.ptp(values) == 0:
+        return float(values[0]), float(values[0])
+    apart = values - values.mean()
+    means = resampled(apart, resamples, seed, lambda drawn: drawn.mean(1))
+    below = (np.sum(means < 0) + np.sum(means == 0) / 2) / resamples
+    bias = normal_.inv_cdf(float(np.clip(below, 0.5 / resamples, 1 - 0.5 / resamples)))
+    skew = float(np.sum(apart**3) / (6 * np.sum(apart**2) ** 1.5))
+    places = [normal_.cdf(bias + (bias + end) / (1 - skew * (bias + end))) for end in (-z, z)]
+    low, high = values.mean() + np.quantile(means, places)
+    return float(low), float(high)
+
+
+def resampled(values: Numbers, resamples: int, seed: int, statistic: Callable[[Numbers], Numbers]) -> Numbers:
+    """`statistic` (rows -> numbers) of resamples with replacement, a few million values at once."""
+    rng, found, rows = np.random.default_rng(seed), [], max(1, 2_000_000 // len(values))
+    for done in range(0, resamples, rows):
+        drawn = values[rng.integers(0, len(values), (min(rows, resamples - done), len(values)))]
+        found.append(statistic(drawn))
+    return np.concatenate(found)
+
+
+def smallest_difference(n: int, sd: float = 0.5, power: float = 0.8, confidence: float = 0.95) -> float:
+    """The smallest true difference that a two-sided test on n items finds with probability `power`.
+
+    (z(1 - alpha/2) + z(power)) * sd / sqrt(n), with alpha = 1 - confidence; normal approximation of a mean.
+    J. Cohen, "Statistical power analysis for the behavioral sciences" (1988), chapter 2. 80 items resolve 0.16.
+
+    Args:
+        n: items, each answered by both sides of a comparison.
+        sd: of the quantity per item. 0.5, the most that 0 or 1 can have, is a score held against a fixed number, or two
+            models that disagree on a quarter of the items; of paired answers take the standard deviation of their
+            differences; two models on different items have sqrt(2) times that of one.
+
+    Raises:
+        ValueError: no items, a negative sd, a power or confidence that is no probability.
+    """
+    if n < 1 or sd < 0 or not 0 < power < 1:
+        raise ValueError(f"n={n}, sd={sd}, power={power}: give n >= 1, sd >= 0 and a power between 0 and 1, as 0.8")
+    return (z_score(confidence) + NormalDist().inv_cdf(power)) * sd / float(np.sqrt(n))
+
+
+def holm(p_values: ArrayLike) -> Numbers:
+    """p-values of a family of tests, adjusted so that the chance of any false finding stays below the level.
+
+    The i-th smallest of m becomes max over j <= i of min(1, (m - j + 1) * p_(j)); NaN (no test) stays and does not
+    count. S. Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Statist. 6 (1979), 65-70.
+
+    Raises:
+        ValueError: a p-value outside of [0, 1].
+    """
+    p = np.asarray(p_values, np.float64)
+    tested = np.flatnonzero(~np.isnan(p))
+    if np.any((p[tested] < 0) | (p[tested] > 1)):
+        raise ValueError(f"p-values must lie between 0 and 1, these reach from {np.nanmin(p)} to {np.nanmax(p)}")
+    order = tested[np.argsort(p[tested], kind="stable")]
+    adjusted = np.full(p.shape, np.nan)
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)))
+    return adjusted
+
+
+def finite(values: ArrayLike, what: str, least: int = 2) -> Numbers:
+    """One-dimensional numbers, `least` or more of them, none missing.
+
+    Raises:
+        ValueError: too few, or a NaN or infinity among them.
+    """
+    numbers = np.asarray(values, np.float64)
+    if numbers.ndim != 1 or len(numbers) < least:
+        raise ValueError(f"{what}: {numbers.size} values, and at least {least} in one dimension are needed")
+    if not np.all(np.isfinite(numbers)):
+        raise ValueError(f"{what}: {np.sum(~np.isfinite(numbers))} of {len(numbers)} values are missing or infinite")
+    return numbers

@@ -5,13 +5,16 @@ as well, with its state and no value: nothing is dropped, and nothing that was n
 that of the study (cells as they come), then task, then metric, so that equal inputs give equal bytes.
 """
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from toolkit.analysis.gaps import with_stages_alike
+from toolkit.analysis.guards import with_harnesses
 from toolkit.analysis.rows import NAMES, Rows, collect
 from toolkit.fingerprint import SHORT
 from toolkit.plan import STATES, CellState
@@ -31,7 +34,7 @@ def measure(
         cells: in the order of the study.
         states: fingerprint -> state.
         folders: fingerprint -> committed folder, for every cell that is done.
-        axes: every axis of the study, in the order of the columns.
+        axes: every axis of the study, in the order of the columns; those of published rows come after them.
         index: a parquet file that keeps the rows between calls; written when something new was read.
 
     Returns:
@@ -41,24 +44,39 @@ def measure(
     Raises:
         ValueError: an axis has the name of a column, or an artifact's rows are malformed.
     """
-    for axis in axes:
-        if axis in COLUMNS:
-            raise ValueError(f"axis {axis!r} has the name of a column of the table: rename it ({', '.join(COLUMNS)})")
     done = {c.fingerprint: folders[c.fingerprint] for c in cells if states[c.fingerprint].state == "done"}
     rows = collect(done, index)
     measured, owner = _join(cells, rows)
+    points, place = _points(cells, measured["coords"].combine_chunks(), owner)
+    axes = list(dict.fromkeys([*axes, *(axis for point in points for axis in point)]))
+    for axis in axes:
+        if axis in COLUMNS:
+            raise ValueError(f"axis {axis!r} has the name of a column of the table: rename it ({', '.join(COLUMNS)})")
     table = pa.table(
         {
             "stage": _names([c.stage for c in cells], owner),
             "job": _names([c.job for c in cells], owner),
-            **{axis: coordinate_column([c.coords.get(axis) for c in cells], owner) for axis in axes},
+            **{axis: coordinate_column([p.get(axis) for p in points], place) for axis in axes},
             **{name: measured[name] for name in ("task", "metric", "value", "stderr", "n")},
             "state": _names([states[c.fingerprint].state for c in cells], owner),
             "reason": _names([_reason(c, states, rows) for c in cells], owner),
             "fingerprint": _names([c.fingerprint[:SHORT] for c in cells], owner),
         }
     )
-    return with_stages_alike(table, {c.stage: " ".join([c.job, *sorted(c.inputs)]) for c in cells})
+    alike = with_stages_alike(table, {c.stage: " ".join([c.job, *sorted(c.inputs)]) for c in cells})
+    return with_harnesses(alike, measured["harness"])
+
+
+def _points(
+    cells: Sequence[Cell], coords: pa.DictionaryArray, owner: np.ndarray
+) -> tuple[list[Mapping[str, Any]], np.ndarray]:
+    """The different coordinates that rows have, and which of them each row has: its cell's, and its own beside them."""
+    if coords.null_count == len(coords):
+        return [c.coords for c in cells], owner
+    own = [{}, *(json.loads(text) for text in coords.dictionary.to_pylist())]
+    codes = coords.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64) + 1
+    used, place = np.unique(owner * len(own) + codes, return_inverse=True)
+    return [{**cells[at // len(own)].coords, **own[at % len(own)]} for at in used.tolist()], place
 
 
 def _reason(cell: Cell, states: Mapping[str, CellState], rows: Rows) -> str | None:
@@ -80,9 +98,9 @@ def _join(cells: Sequence[Cell], rows: Rows) -> tuple[pa.Table, np.ndarray]:
     owner = np.repeat(np.arange(len(cells)), counts)
     within = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
     take = np.repeat(np.array(starts, np.int64), counts) + within
-    source = rows.table.select(["task", "metric", "value", "stderr", "n"])
-    nulls = [pa.nulls(len(tasks), source.schema.field(name).type) for name in ("metric", "value", "stderr", "n")]
-    gaps = pa.table([pa.array(tasks, pa.string()).cast(NAMES), *nulls], schema=source.schema)
+    source = rows.table.drop_columns(["artifact", "stamp"])
+    names = pa.array(tasks, pa.string()).cast(NAMES)
+    gaps = pa.table({f.name: names if f.name == "task" else pa.nulls(len(tasks), f.type) for f in source.schema})
     both = pa.concat_tables([source, gaps]).unify_dictionaries().combine_chunks()
     return (both if np.array_equal(take, np.arange(both.num_rows)) else both.take(pa.array(take))), owner
 

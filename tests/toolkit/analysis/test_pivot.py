@@ -162,9 +162,9 @@ GOLDEN_LATEX = r"""\begin{tabular}{lrrr}
 \toprule
 step & checkpoint & tuned & merged \\
 \midrule
-0 & 0.110 $\pm$ 0.020 & 0.110 $\pm$ 0.020 & 0.110 $\pm$ 0.020 \\
-300 & 0.260 $\pm$ 0.020 & blocked: UPSTREAM & 0.605 $\pm$ 0.020 \\
-1000 & 0.290 $\pm$ 0.020 & 0.830 $\pm$ 0.020 & never-run \\
+0 & 0.110 [0.071, 0.149] & 0.110 [0.071, 0.149] & 0.110 [0.071, 0.149] \\
+300 & 0.260 [0.221, 0.299] & blocked: UPSTREAM & 0.605 [0.566, 0.644] \\
+1000 & 0.290 [0.251, 0.329] & 0.830 [0.791, 0.869] & never-run \\
 \bottomrule
 \end{tabular}
 """

@@ -1,0 +1,219 @@
+"""compare, check, figure, and published results next to one's own, on a study of predictions that were scored here."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner, Result
+
+from jobs import evaluate
+from slurm.cli import app
+from slurm.submissions import cells_of
+from toolkit import study_file
+from toolkit.analysis import load, load_published
+from toolkit.analysis.paired import mcnemar
+from toolkit.manifest import record
+from toolkit.manifest.adopt import adopt
+from toolkit.plan import folder
+from toolkit.spec import build
+from toolkit.stage import Artifact, Context
+
+N = 60
+STUDY = """name: answers
+stages:
+  base: {path: base}
+  tuned: {path: tuned}
+  tables: {path: released}
+  scores: {job: evaluate, inputs: {predictions: [base, tuned]}, spec: {metrics: [exact_match, f1]}}
+  paper: {job: published, inputs: {tables: tables}, spec: {source: amuro}}
+"""
+RELEASED = """,model_id,eval dataset,Performance,std
+0,olmo1b_checkpoint-1000_original_hf_4shots,qqp,0.99999,0.00001
+1,olmo1b_checkpoint-1000_original_hf_4shots,rte,0.5,0.01
+2,olmo1b_original_hf_4shots,rte,0.6,0.01
+"""
+OFFICIAL = ",model_id,eval dataset,Performance\n0,checkpoint-1000,rte,0.5270758122743683\n"
+
+
+def tidemark(*words: Any) -> Result:
+    return CliRunner().invoke(app, [*map(str, words)])
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with study.yaml, whose scores are committed under `root`."""
+    here = tmp_path_factory.mktemp("answers")
+    (here / "study.yaml").write_text(STUDY)
+    random = np.random.default_rng(0)
+    right = {"base": random.random(N) < 0.3, "tuned": random.random(N) < 0.8}
+    for model, hits in right.items():
+        (here / model).mkdir()
+        gold = ["yes" if i % 3 == 0 and i < N - 20 else f"no {i % 5}" for i in range(N - 20)] + ["one class"] * 20
+        said = [g if hit else "nothing of this" for g, hit in zip(gold, hits)]
+        answers = {"id": range(N), "prompt": [f"q{i}" for i in range(N)], "prediction": said, "gold": gold}
+        answers["task"] = ["many"] * (N - 20) + ["single"] * 20
+        pq.write_table(pa.table({k: list(v) for k, v in answers.items()}), here / model / "predictions.parquet")
+    (here / "released").mkdir()
+    (here / "released" / "all_perf_table.csv").write_text(RELEASED)
+    (here / "released" / "official_eval_table.csv").write_text(OFFICIAL)
+    root = here / "root"
+    for cell in cells_of(root, study_file.load(here / "study.yaml")):
+        if cell.job == "folder" and cell.stage != "tables":
+            adopt(root, path=here / cell.stage, label=cell.label)
+        if cell.job == "evaluate":
+            commit(root, cell, here / cell.coords["predictions"])
+    return here
+
+
+def commit(root: Path, cell: Any, source: Path) -> None:
+    """What a worker does for a cell of `evaluate`."""
+    out = root / "work" / cell.fingerprint[:12]
+    out.mkdir(parents=True)
+    inputs = evaluate.Inputs(predictions=Artifact(path=source))
+    metrics = evaluate.run(build(evaluate.Spec, cell.spec), inputs, out, Context(state=out))
+    made = {"spec": cell.spec, "inputs": {}, "metrics": metrics, "provenance": {}}
+    record.commit(root, job=cell.job, label=cell.label, fingerprint=cell.fingerprint, out=out, record=made)
+
+
+def items(home: Path, model: str) -> list[dict[str, Any]]:
+    cells = cells_of(home / "root", study_file.load(home / "study.yaml"))
+    (cell,) = [c for c in cells if c.coords.get("predictions") == model]
+    return pq.read_table(folder(home / "root", cell) / "items.parquet").to_pylist()
+
+
+def test_compare_is_the_paired_test_of_the_items(home: Path) -> None:
+    words = (
+        "compare",
+        home / "study.yaml",
+        "scores[predictions=base]",
+        "scores[predictions=tuned]",
+        "--root",
+        home / "root",
+    )
+    done = tidemark(*words, "--on", "many", "--json")
+    (row,) = json.loads(done.stdout)
+    pairs = [
+        (a["correct"], b["correct"]) for a, b in zip(items(home, "base"), items(home, "tuned")) if a["task"] == "many"
+    ]
+    lost, won = pairs.count((True, False)), pairs.count((False, True))
+    assert (row["only_first"], row["only_second"], row["n"]) == (lost, won, N - 20)
+    assert row["p"] == pytest.approx(mcnemar(lost, won, mid=True)) == row["p_holm"]
+    assert row["difference"] == pytest.approx((won - lost) / (N - 20)) and row["verdict"] == "better"
+    shown = tidemark(*words, "--on", "many").stdout
+    assert "McNemar mid-p" in shown and shown.rstrip().endswith("better") and f"{row['resolvable']:.3f}" in shown
+
+
+def test_compare_of_many_cells_adjusts_by_holm(home: Path) -> None:
+    done = tidemark(
+        "compare",
+        home / "study.yaml",
+        "predictions=base",
+        "predictions=tuned",
+        "--metric",
+        "f1",
+        "--root",
+        home / "root",
+        "--json",
+    )
+    rows = json.loads(done.stdout)
+    assert {row["task"] for row in rows} == {"many", "single"} and {row["test"] for row in rows} == {"McNemar mid-p"}
+    least = min(row["p"] for row in rows)
+    assert min(row["p_holm"] for row in rows) == pytest.approx(2 * least)
+    assert "have one gold answer" in done.stderr  # of the task `single`
+
+
+@pytest.mark.parametrize(
+    "one, two, said",
+    [
+        ("predictions=base", "predictions=other", "no evaluated cell with items has 'predictions=other'"),
+        ("prediction=base", "predictions=tuned", "unknown axis 'prediction'; did you mean 'predictions'"),
+        ("scores[predictions=base]", "scores[predictions=base]", "or both are one cell"),
+    ],
+)
+def test_compare_says_what_is_wrong(home: Path, one: str, two: str, said: str) -> None:
+    assert said in str(tidemark("compare", home / "study.yaml", one, two, "--root", home / "root").exception)
+
+
+def test_what_is_not_done_is_not_compared(home: Path, tmp_path: Path) -> None:
+    cells = [f"scores[predictions={model}]" for model in ("base", "tuned")]
+    told = str(tidemark("compare", home / "study.yaml", *cells, "--root", tmp_path).exception)
+    assert "scores[predictions=base] is never-run: there is nothing to compare yet" in told
+
+
+def test_a_task_that_is_not_there_is_told(home: Path) -> None:
+    done = tidemark(
+        "compare", home / "study.yaml", "predictions=base", "predictions=tuned", "--on", "mny", "--root", home / "root"
+    )
+    assert "unknown task 'mny'; did you mean 'many'" in str(done.exception)
+
+
+def test_published_results_stand_beside_ones_own(home: Path) -> None:
+    root = home / "root"
+    done = tidemark("adopt", "--published", "amuro", home / "released", "--root", root)
+    assert done.exit_code == 0 and "4 numbers, 6 places that were not run" in done.stdout
+    assert "acc of qqp is 0.99 or more at step 1000 already" in done.stderr
+    again = tidemark("adopt", "--published", "amuro", home / "released", "--root", root)
+    assert again.stdout.splitlines()[1] == done.stdout.splitlines()[1] and not list((root / "work").iterdir())
+    frame = load(home / "study.yaml", root)
+    paper = frame[frame["stage"] == "paper"]
+    plain = load_published("amuro", home / "released")
+    for name in ("step", "tokens", "train", "shots", "format", "harness", "task", "metric", "value", "stderr", "n"):
+        assert paper[name].astype(object).where(paper[name].notna(), None).tolist() == (
+            plain[name].astype(object).where(plain[name].notna(), None).tolist()
+        ), name
+    assert frame[frame["stage"] == "scores"]["value"].notna().all() and set(frame["state"]) == {"done"}
+    shown = tidemark(
+        "table",
+        home / "study.yaml",
+        "--root",
+        root,
+        "--rows",
+        "step",
+        "--cols",
+        "harness",
+        "--values",
+        "acc",
+        "--where",
+        "task=rte",
+    )
+    lines = [" ".join(line.split()) for line in shown.stdout.splitlines()]
+    assert "| 1000 | 0.500 ± 0.010 | 0.527 |" in lines and "| 342000 | no value | – |" in lines
+
+
+def test_two_harnesses_in_one_table_are_refused_unless_said(home: Path) -> None:
+    root = home / "root"
+    tidemark("adopt", "--published", "amuro", home / "released", "--root", root)
+    words = ("table", home / "study.yaml", "--root", root, "--rows", "step,shots", "--cols", "task", "--values", "acc")
+    refused = str(tidemark(*words).exception)
+    assert "'acc' of task 'rte' was scored by amuro and by olmo-eval" in refused and "--any-harness" in refused
+    assert "0.527" in tidemark(*words, "--any-harness").stdout
+    assert tidemark(*words, "--where", "harness=amuro").exit_code == 0
+    assert tidemark("table", home / "study.yaml", "--root", root).exit_code == 0  # the long table shows the harness
+
+
+def test_check_lists_what_a_reader_would_object_to(home: Path) -> None:
+    tidemark("adopt", "--published", "amuro", home / "released", "--root", home / "root")
+    found = json.loads(tidemark("check", home / "study.yaml", "--root", home / "root", "--json").stdout)
+    for said in ("acc of qqp is 0.99", "all 20 items of single have one gold answer", "harnesses do not compare"):
+        assert sum(said in finding for finding in found) == 1, found
+    with pytest.raises(ValueError, match="unknown source 'amaro'; did you mean 'amuro'"):
+        raise tidemark("adopt", "--published", "amaro", home / "released", "--root", home / "root").exception or OSError
+
+
+def test_figures_are_written_for_print(home: Path) -> None:
+    pytest.importorskip("matplotlib")
+    tidemark("adopt", "--published", "amuro", home / "released", "--root", home / "root")
+    words = ("figure", home / "study.yaml", "--root", home / "root", "--where", "task=rte")
+    for name, start in (("rte.pdf", b"%PDF"), ("rte.png", b"\x89PNG")):
+        done = tidemark(*words, "-o", home / name, "--lines", "harness,shots", "--scale", "even")
+        assert done.exit_code == 0, done.exception
+        assert (home / name).read_bytes().startswith(start)
+    assert "must end in .pdf, .png, .svg" in str(tidemark(*words, "-o", home / "rte.jpg").exception)
+    assert "unknown column 'harnes'; did you mean" in str(
+        tidemark(*words, "-o", home / "x.pdf", "--lines", "harnes").exception
+    )
+    assert "no row of a model with train" in str(tidemark(*words, "-o", home / "all", "--paper", "amuro").exception)
