@@ -41,7 +41,7 @@ until cat "$0/token" >/dev/null 2>&1; do
 done
 touch "$0/seen-$SLURMD_NODENAME" || exit {CLOSED}
 """
-LAG_SECONDS = 5.0  # after a job's end, for its last files to be seen
+LATE_SECONDS, SOON_SECONDS = 30.0, 2.0  # after a job's end, for its last files to be seen; if it failed there are few
 IDLE_SECONDS, BUSY_SECONDS = 0.3, 0.02  # between two looks at the files
 ASK_SECONDS, MOST_ASK_SECONDS = 1.0, 30.0  # between two questions to Slurm, more and more
 END_SECONDS = 60.0  # that a cancelled job may take to end
@@ -72,7 +72,10 @@ class Visit:
     @property
     def open(self) -> bool:
         """Whether there is something to wait for."""
-        if self.job is None or self.unmade or (self.ended is not None and time.monotonic() - self.ended > LAG_SECONDS):
+        if self.job is None or self.unmade:
+            return False
+        lag = LATE_SECONDS if self.state and self.state.state == "COMPLETED" else SOON_SECONDS
+        if self.ended is not None and time.monotonic() - self.ended > lag:
             return False
         return not all(self.job.task(task).paths.result_pickle.exists() for task in range(self.tasks))
 

@@ -41,7 +41,7 @@ def examine(place: Path, profile: Profile, names: Sequence[str], seconds: float,
         for line in lines:
             tell(line)
         if any(line.what == "path" and line.level == "failed" for line in lines):
-            unmade = dict.fromkeys(names, "the root's path cannot stand in a batch file, as said above")
+            unmade = dict.fromkeys(names, "the root's path cannot stand in a batch file")
         if seconds == 0:
             unmade = dict.fromkeys(names, "--wait is 0") | unmade
         _visit(folder, profile, names, unmade, seconds, endpoint, tell)
@@ -60,7 +60,7 @@ def _slurm(place: Path, profile: Profile, names: Sequence[str], tell: Tell) -> d
         for line in lines:
             tell(line)
         if any(line.level == "failed" and line.what in ("partition", "sbatch") for line in lines):
-            unmade[name] = "Slurm would not run it, as said above"
+            unmade[name] = "Slurm would not run such a job"
     return unmade
 
 

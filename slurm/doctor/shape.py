@@ -20,7 +20,7 @@ def look(root: Path, profile: Profile, name: str, site: Site) -> list[Line]:
     """What Slurm says of a shape: partition, account and QOS, time, preemption, and whether such a job could start."""
     shape, where = profile.shapes[name], f"shape {name}"
     lines = _partition(where, shape, site)
-    if any(line.level == "failed" for line in lines):
+    if not site.of(shape):
         return lines
     return [
         *lines,
@@ -39,24 +39,27 @@ def _partition(where: str, shape: Shape, site: Site) -> list[Line]:
         return [
             Line(level="failed", where=where, what="partition", found="no default partition", needed="one", mend=mend)
         ]
-    lines = []
-    for name in names:
-        nodes = site.nodes.get(name, ())
-        usable = sum(node.usable for node in nodes)
-        state = site.partitions.get(name, {}).get("State", "")
-        found = f"{name} is {state}, {usable} of {len(nodes)} nodes can run jobs"
-        needed = f"UP, with {_count(shape.nodes, 'node')}"
-        if not state:
-            found, mend = unknown("partition", name, site.partitions), "name one of these as the shape's partition"
-        elif state != "UP":
-            mend = "wait until it is up again, or name another partition"
-        elif usable < shape.nodes:
-            mend = "wait for nodes, ask for fewer, or name another partition; `sinfo -R` says what is wrong with nodes"
-        else:
-            lines.append(ok(where, "partition", found, needed))
-            continue
-        lines.append(Line(level="failed", where=where, what="partition", found=found, needed=needed, mend=mend))
-    return lines
+    return [_state(where, name, shape, site) for name in names]
+
+
+def _state(where: str, name: str, shape: Shape, site: Site) -> Line:
+    nodes = site.nodes.get(name, ())
+    usable = sum(node.usable for node in nodes)
+    state = site.partitions.get(name, {}).get("State", "")
+    found = f"{name} is {state}, {usable} of {len(nodes)} nodes can run jobs"
+    needed = f"UP, with {_count(shape.nodes, 'node')}"
+    level: Level = "failed"
+    if not state:
+        found, mend = unknown("partition", name, site.partitions), "name one of these as the shape's partition"
+    elif state != "UP":
+        mend = "wait until it is up again, or name another partition"
+    elif len(nodes) < shape.nodes:
+        mend = f"lower the shape's nodes to {len(nodes)} or less, or name another partition"
+    elif usable < shape.nodes:
+        level, mend = "warning", "jobs wait until nodes are back: `sinfo -R` says why; or name another partition"
+    else:
+        return ok(where, "partition", found, needed)
+    return Line(level=level, where=where, what="partition", found=found, needed=needed, mend=mend)
 
 
 def _permission(where: str, shape: Shape, site: Site) -> list[Line]:
@@ -65,9 +68,8 @@ def _permission(where: str, shape: Shape, site: Site) -> list[Line]:
         return []
     enforced = "associations" in site.config.get("AccountingStorageEnforce", "")
     accounts = sorted({row["Account"] for row in site.accounts})
-    allowed = sorted(
-        {q for row in site.accounts if shape.account in (None, row["Account"]) for q in row["QOS"].split(",")}
-    )
+    mine = [row for row in site.accounts if shape.account == row["Account"]] or site.accounts
+    allowed = sorted({name for row in mine for name in row["QOS"].split(",") if name})
     lines = []
     for what, given, valid in (("account", shape.account, accounts), ("qos", shape.qos, allowed)):
         if given is not None and given in valid:

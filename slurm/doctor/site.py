@@ -137,7 +137,8 @@ def _room(profile: Profile, names: Sequence[str]) -> Line:
     except queue.SlurmError as error:
         mend = "try again; a launch needs the same answer"
         return Line(level="failed", where="Slurm", what="limits", found=str(error), needed="an answer", mend=mend)
-    found = f"room for {allowed.room} more jobs, arrays of up to {allowed.array}; {'; '.join(allowed.said)}"
+    said = " ".join("; ".join(allowed.said).split())
+    found = f"room for {allowed.room} more jobs, arrays of up to {allowed.array}; {said}"
     needed = f"{wanted} workers, {len(shapes)} at the least"
     mend = "wait for jobs to end, cancel some, or ask for a higher limit"
     if allowed.room < len(shapes):

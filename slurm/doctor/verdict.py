@@ -6,7 +6,7 @@ from typing import Any
 
 from slurm.doctor.line import Line, ok
 from slurm.doctor.nodes import ABSENT, CLOSED, Visit
-from slurm.doctor.probe import CONTESTS, LOGIN
+from slurm.doctor.probe import CONTESTS, KINDS, LOGIN
 from slurm.profiles import Profile, Shape
 from toolkit import provenance
 from toolkit.manifest.record import VISIBLE_SECONDS
@@ -22,7 +22,7 @@ def judge(visit: Visit, profile: Profile, details: Mapping[str, str]) -> list[Li
     """All lines of a shape's job."""
     where, shape = f"shape {visit.shape}", profile.shapes[visit.shape]
     if visit.unmade:
-        mend = "run it again when there is room (--wait SECONDS waits longer), or mend what is said of this shape above"
+        mend = "run it again when there is room; --wait SECONDS waits longer"
         return [Line(level="warning", where=where, what="node checks", found=f"not made: {visit.unmade}", mend=mend)]
     facts, results = visit.facts(), visit.results()
     lines = _unseen(where, visit, details)
@@ -171,7 +171,7 @@ def _reached(where: str, profile: Profile, shape: Shape, facts: Facts) -> list[L
         mend = "take `internet` off this shape, and downloads run elsewhere; or set https_proxy in the profile's setup"
         lines.append(_failed(where, "internet", _spread(reached), "reached", mend))
     elif profile.scheduler == "slurm":
-        needed = "reached" if shape.internet else "not needed"
+        needed = "reached" if shape.internet else "no"
         lines.append(ok(where, "internet", _spread(reached), needed))
     return lines
 
@@ -186,22 +186,22 @@ def _requeue(where: str, flag: str) -> Line:
 def _exchange(where: str, visit: Visit, found: Sequence[Mapping[str, Any]]) -> list[Line]:
     """Files and names between nodes, and clocks."""
     nodes = list(dict.fromkeys(result["host"] for result in found))
-    two = len(found) > 1
-    peers = "two processes here" if len(nodes) < len(found) else " and ".join(nodes)
+    two, here = len(found) > 1, len(nodes) < len(found)
+    peers = "two processes here" if here else " and ".join(nodes)
     lines = []
-    for kind in ("new", "replaced"):
+    for kind in KINDS:
         delays = {f"between {peers}": found[0][f"peer-{kind}"]["delays"]} if two else {}
-        for result in found:
-            delays.setdefault(f"{result['host']} and this host", []).extend(result[f"{LOGIN}-{kind}"]["delays"])
+        if not here:
+            delays |= {f"{result['host']} and this host": result[f"{LOGIN}-{kind}"]["delays"] for result in found}
         lines.append(_delay(where, kind, delays))
     if two:
         lines.append(_whole(where, found[1]["torn"]))
     for what, call in (("link", "link(2)"), ("rename", "rename")):
         lines.append(_contest(where, call, [[what in won for won in result["won"]] for result in found], peers))
-    if not two and visit.tasks == 1:
+    if not two:
         mend = "nothing to mend if this shape has one node; another shape's job may have had two"
         lines.append(_warning(where, "two nodes", "not made: sbatch gives one node only", "two nodes", mend))
-    return lines + [_clocks(where, found, peers)]
+    return lines if here else [*lines, _clocks(where, found, peers)]
 
 
 def _delay(where: str, kind: str, delays: Mapping[str, Sequence[float]]) -> Line:
