@@ -1,7 +1,7 @@
 """The command `tidemark`: which commands there are. Heavy libraries are imported by those that need them.
 
 Exit status: 0 all is well, 1 the study or the question is wrong, 2 the command line is, 3 cells failed or artifacts are
-damaged, 4 another launch is at work, 130 interrupted.
+damaged or `doctor` found what is wrong, 4 another launch is at work, 130 interrupted.
 """
 
 import gc

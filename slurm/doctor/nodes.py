@@ -44,7 +44,7 @@ touch "$0/seen-$SLURMD_NODENAME" || exit {CLOSED}
 LATE_SECONDS, SOON_SECONDS = 30.0, 2.0  # after a job's end, for its last files to be seen; if it failed there are few
 IDLE_SECONDS, BUSY_SECONDS = 0.3, 0.02  # between two looks at the files
 ASK_SECONDS, MOST_ASK_SECONDS = 1.0, 30.0  # between two questions to Slurm, more and more
-END_SECONDS = 60.0  # that a cancelled job may take to end
+END_SECONDS, LAST_SECONDS = 60.0, 5.0  # that a cancelled job may take to end; one that has told all
 
 
 @dataclass(kw_only=True)
@@ -77,7 +77,14 @@ class Visit:
         lag = LATE_SECONDS if self.state and self.state.state == "COMPLETED" else SOON_SECONDS
         if self.ended is not None and time.monotonic() - self.ended > lag:
             return False
-        return not all(self.job.task(task).paths.result_pickle.exists() for task in range(self.tasks))
+        return not self.told
+
+    @property
+    def told(self) -> bool:
+        """Whether every task has said what it found, or what it failed of."""
+        return self.job is not None and all(
+            self.job.task(task).paths.result_pickle.exists() for task in range(self.tasks)
+        )
 
     def serve(self) -> None:
         """Answer what the tasks ask."""
@@ -234,22 +241,31 @@ def details(visit: Visit) -> Mapping[str, str]:
     return {**words, "Nodes": " ".join(nodes)}
 
 
-def cancel(names: Sequence[str]) -> str:
+def cancel(names: Sequence[str], patience: float = 0.0) -> str:
     """Take jobs out of the queue, by name, since sbatch may have been interrupted before it said their number, and
-    wait until nothing of them runs; what may be left, and why."""
+    wait until nothing of them runs; what may be left, and why. They are given `patience` seconds to end by themselves,
+    which takes less time than being cancelled."""
     if not names:
         return ""
     try:
-        for name in names:
-            queue.command("scancel", "--user", getpass.getuser(), "--name", name)
-        deadline = time.monotonic() + END_SECONDS
-        while any(job.alive or job.waiting for job in queue.squeue("--name", ",".join(names)).values()):
-            if time.monotonic() > deadline:
+        if not _over(names, patience):
+            for name in names:
+                queue.command("scancel", "--user", getpass.getuser(), "--name", name)
+            if not _over(names, END_SECONDS):
                 raise queue.SlurmError(f"they do not end within {END_SECONDS:.0f} s")
-            time.sleep(0.3)
     except queue.SlurmError as error:
         return f"jobs {', '.join(names)} may be left, `scancel --name` takes them away ({error})"
     return ""
+
+
+def _over(names: Sequence[str], seconds: float) -> bool:
+    """Whether no such job waits or runs, within some seconds."""
+    deadline = time.monotonic() + seconds
+    while any(job.alive or job.waiting for job in queue.squeue("--name", ",".join(names)).values()):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.3)
+    return True
 
 
 def stop_here(visits: Sequence[Visit]) -> str:

@@ -9,6 +9,7 @@ synchronization, 1989).
 import json
 import os
 import re
+import signal
 import socket
 import tempfile
 import time
@@ -30,7 +31,7 @@ HUB = "https://huggingface.co"
 Kind = Literal["new", "replaced"]  # of files: each message in one of its own, or all in one that is replaced
 KINDS: tuple[Kind, ...] = ("new", "replaced")
 LOGIN = "login"  # the name of the login node's side
-ROUNDS, LONG_SECONDS = 20, 15.0  # of messages; none is begun after so long
+ROUNDS, LONG_SECONDS = 10, 15.0  # of messages; none is begun after so long
 LEAVE_SECONDS = 180.0  # that one task waits for another, which imports torch meanwhile
 POLL_SECONDS = 0.002
 CONTESTS, PACE_SECONDS = 30, 0.02  # how often two nodes want the same name, and how far apart
@@ -64,6 +65,7 @@ def examine(order: Order) -> dict[str, Any]:
     """
     from submitit import JobEnvironment
 
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # submitit would let it pass, and a cancelled job wait for KillWait
     task = JobEnvironment().global_rank
     found = facts(order)
     write_atomic(order.folder / f"facts-{task}", json.dumps(found).encode())

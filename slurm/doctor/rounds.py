@@ -77,6 +77,7 @@ def _visit(
     here = profile.scheduler == "local"
     submit, ask = (nodes.submit_here, nodes.ask_here) if here else (nodes.submit, nodes.ask_slurm)
     visits: list[Visit] = []
+    patience = 0.0
     try:
         for name in names:
             visit = Visit.of(folder, name)
@@ -85,13 +86,14 @@ def _visit(
             if not visit.unmade:
                 submit(visit, profile, endpoint)
         nodes.attend(visits, seconds, ask)
+        patience = nodes.LAST_SECONDS if all(visit.told for visit in visits if visit.job) else 0.0
         for visit in visits:
             details = {} if here or visit.unmade else nodes.details(visit)
             for line in verdict.judge(visit, profile, details):
                 tell(line)
     finally:
         with _deaf():
-            left = nodes.stop_here(visits) if here else nodes.cancel([v.name for v in visits if v.tasks])
+            left = nodes.stop_here(visits) if here else nodes.cancel([v.name for v in visits if v.tasks], patience)
             if left:
                 tell(_left(left))
 

@@ -49,6 +49,9 @@ class Site:
 def ask(profile: Profile, names: Sequence[str]) -> tuple[list[Line], Site | None]:
     """Reach the controller and accounting; None if the controller does not answer."""
     try:
+        said = queue.command("scontrol", "ping")  # at once, where other commands try for MessageTimeout
+        if "is UP" not in said:
+            raise queue.SlurmError(said.splitlines()[0])
         config = queue.configuration()
         partitions = _partitions()
         nodes = _nodes()

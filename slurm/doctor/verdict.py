@@ -6,7 +6,7 @@ from typing import Any
 
 from slurm.doctor.line import Line, ok
 from slurm.doctor.nodes import ABSENT, CLOSED, Visit
-from slurm.doctor.probe import CONTESTS, KINDS, LOGIN
+from slurm.doctor.probe import CONTESTS, KINDS, LOGIN, Silent
 from slurm.profiles import Profile, Shape
 from toolkit import provenance
 from toolkit.manifest.record import VISIBLE_SECONDS
@@ -15,6 +15,7 @@ SKEW_SECONDS = 5.0  # more, and times in logs and reports mislead; nothing else 
 SLACK = 0.98  # of the memory that was asked for: a kernel keeps some to itself
 FEW_SCRATCH = 10 << 30
 CHECKOUT = "install Tidemark editable from a checkout on shared storage; the profile's setup and python must lead to it"
+VISIBLE = "choose a root on another file system, or ask for a mount with shorter caches (NFS: actimeo)"
 Facts = Mapping[str, Mapping[str, Any]]  # by node
 
 
@@ -31,8 +32,10 @@ def judge(visit: Visit, profile: Profile, details: Mapping[str, str]) -> list[Li
     if details.get("Requeue"):
         lines.append(_requeue(where, details["Requeue"]))
     if wrong := next((result for result in results if isinstance(result, str)), None):
-        mend = f"{CHECKOUT}; its last lines: {visit.log()}"
-        lines.append(_failed(where, "job", wrong.splitlines()[-1], "to end well", mend))
+        last = wrong.splitlines()[-1]
+        unseen = f"files that one side writes are not seen by the other: {VISIBLE}"
+        mend = unseen if Silent.__name__ in last else f"{CHECKOUT}; the last lines of the job: {visit.log()}"
+        lines.append(_failed(where, "job", last, "to end well", mend))
     elif wrong is not None and not any(line.level == "failed" for line in lines):
         state = f"{visit.state.state} {visit.state.reason}".strip() if visit.state else "gone"
         mend = (
@@ -201,7 +204,7 @@ def _exchange(where: str, visit: Visit, found: Sequence[Mapping[str, Any]]) -> l
     if not two:
         mend = "nothing to mend if this shape has one node; another shape's job may have had two"
         lines.append(_warning(where, "two nodes", "not made: sbatch gives one node only", "two nodes", mend))
-    return lines if here else [*lines, _clocks(where, found, peers)]
+    return lines if here else [*lines, _clocks(where, found)]
 
 
 def _delay(where: str, kind: str, delays: Mapping[str, Sequence[float]]) -> Line:
@@ -210,8 +213,7 @@ def _delay(where: str, kind: str, delays: Mapping[str, Sequence[float]]) -> Line
     needed = f"within {VISIBLE_SECONDS:g} s"
     if most < VISIBLE_SECONDS:
         return ok(where, f"{kind} file seen", found, needed)
-    mend = "choose a root on another file system, or ask for a mount with shorter caches (NFS: actimeo)"
-    return _failed(where, f"{kind} file seen", found, needed, mend)
+    return _failed(where, f"{kind} file seen", found, needed, VISIBLE)
 
 
 def _whole(where: str, torn: int) -> Line:
@@ -234,13 +236,13 @@ def _contest(where: str, call: str, won: Sequence[Sequence[bool]], peers: str) -
     return _failed(where, call, f"{none} contests without a winner, {more} with two, of {CONTESTS}", needed, mend)
 
 
-def _clocks(where: str, found: Sequence[Mapping[str, Any]], peers: str) -> Line:
-    """A node's clock is ahead by minus what this host's is, as seen from there."""
-    skews = {f"{r['host']} and this host": (-r[f"{LOGIN}-new"]["offset"], r[f"{LOGIN}-new"]["bound"]) for r in found}
+def _clocks(where: str, found: Sequence[Mapping[str, Any]]) -> Line:
+    """How far the nodes' clocks are ahead (+) of this host's, and the first one's of the second's."""
+    told = [(result["host"], "this host", result[f"{LOGIN}-new"]) for result in found]
     if len(found) > 1:
-        skews[peers] = (-found[0]["peer-new"]["offset"], found[0]["peer-new"]["bound"])
-    said = ", ".join(f"{who}: {offset:+.4f} s ± {bound:.4f} s" for who, (offset, bound) in skews.items())
-    if all(abs(offset) - bound < SKEW_SECONDS for offset, bound in skews.values()):
-        return ok(where, "clocks", said, f"within {SKEW_SECONDS:g} s")
+        told.append((found[0]["host"], found[1]["host"], found[0]["peer-new"]))
+    said = [f"{one} {-seen['offset']:+.4f} s ± {seen['bound']:.4f} s from {other}" for one, other, seen in told]
+    if all(abs(seen["offset"]) - seen["bound"] < SKEW_SECONDS for _, _, seen in told):
+        return ok(where, "clocks", ", ".join(said), f"within {SKEW_SECONDS:g} s")
     mend = "times in logs and reports mislead; nothing else compares clocks. Ask for NTP on the node"
-    return _warning(where, "clocks", said, f"within {SKEW_SECONDS:g} s", mend)
+    return _warning(where, "clocks", ", ".join(said), f"within {SKEW_SECONDS:g} s", mend)
