@@ -12,6 +12,7 @@ import re
 import signal
 import socket
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Mapping
@@ -297,9 +298,17 @@ def unreachable(endpoint: str) -> str:
     proxy = urllib.request.getproxies().get(target.scheme)
     if proxy and not urllib.request.proxy_bypass(target.hostname or ""):
         target = urlsplit(proxy if "//" in proxy else f"//{proxy}")
-    port = target.port or (443 if target.scheme == "https" else 80)
-    try:
-        socket.create_connection((target.hostname or "", port), timeout=CONNECT_SECONDS).close()
-    except OSError as error:
-        return f"{target.hostname}:{port}: {error.strerror or error}"
-    return ""
+    host, port = target.hostname or "", target.port or (443 if target.scheme == "https" else 80)
+    said = [f"no answer within {CONNECT_SECONDS:g} s"]
+
+    def connect() -> None:
+        try:
+            socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
+            said[:] = [""]
+        except OSError as error:
+            said[:] = [error.strerror or str(error)]
+
+    thread = threading.Thread(target=connect, daemon=True)  # asking for a name has no time limit of its own
+    thread.start()
+    thread.join(CONNECT_SECONDS)
+    return f"{host}:{port}: {said[0]}" if said[0] else ""

@@ -49,9 +49,7 @@ class Site:
 def ask(profile: Profile, names: Sequence[str]) -> tuple[list[Line], Site | None]:
     """Reach the controller and accounting; None if the controller does not answer."""
     try:
-        said = queue.command("scontrol", "ping")  # at once, where other commands try for MessageTimeout
-        if "is UP" not in said:
-            raise queue.SlurmError(said.splitlines()[0])
+        _ping()
         config = queue.configuration()
         partitions = _partitions()
         nodes = _nodes()
@@ -67,6 +65,20 @@ def ask(profile: Profile, names: Sequence[str]) -> tuple[list[Line], Site | None
     line, accounts, qos = _accounting(config)
     site = Site(config=config, partitions=partitions, nodes=nodes, accounts=accounts, qos=qos)
     return [*lines, line, _room(profile, names), _requeue(config)], site
+
+
+def _ping() -> None:
+    """It answers at once, where other commands try again for MessageTimeout.
+
+    Raises:
+        SlurmError: no controller is up, neither the first nor a backup.
+    """
+    try:
+        said = queue.command("scontrol", "ping")
+    except queue.SlurmError as error:  # one of several may be down
+        said = str(error)
+    if "is UP" not in said:
+        raise queue.SlurmError(said.splitlines()[0])
 
 
 def _fields(line: str) -> dict[str, str]:

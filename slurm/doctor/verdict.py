@@ -23,7 +23,7 @@ def judge(visit: Visit, profile: Profile, details: Mapping[str, str]) -> list[Li
     """All lines of a shape's job."""
     where, shape = f"shape {visit.shape}", profile.shapes[visit.shape]
     if visit.unmade:
-        mend = "run it again when there is room; --wait SECONDS waits longer"
+        mend = "mend that, or let jobs wait longer (--wait SECONDS), and run this again"
         return [Line(level="warning", where=where, what="node checks", found=f"not made: {visit.unmade}", mend=mend)]
     facts, results = visit.facts(), visit.results()
     lines = _unseen(where, visit, details)

@@ -92,7 +92,7 @@ def answers(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> dict[
         endpoint = f"http://127.0.0.1:{hub.getsockname()[1]}"
         well = {"scratch": str(top / "scratch"), "shapes": {"cpu": CPU}}
         asked = {
-            "well": ask(cluster, top / "well", {"grace_seconds": 10, **well}, endpoint=endpoint),
+            "well": ask(cluster, top / "it's $(touch x) well", {"grace_seconds": 10, **well}, endpoint=endpoint),
             "wrong": ask(cluster, top / "wrong", {"python": hidden, "scratch": "$NOT_SET/x", "shapes": wrong}),
             "house": ask(cluster, top / "elsewhere", {"setup": [f"export PYTHONPATH={house}"], "shapes": {"cpu": CPU}}),
         }
