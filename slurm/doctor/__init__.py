@@ -1,7 +1,8 @@
 """`tidemark doctor`: hold a profile against its cluster before the first study, and leave nothing behind.
 
 Checks are plain functions that give lines: `site` and `shape` ask Slurm, `root` looks at the folder, `nodes` sends one
-small job a shape, in which `probe` runs, and `verdict` reads what they brought back; `rounds` goes through them all.
+small job a shape, in which `probe` runs and talks by `exchange`, and `verdict` reads what they brought back. `rounds`
+goes through them all.
 """
 
 from typing import Annotated

@@ -20,7 +20,8 @@ from typing import Any
 
 from slurm import arrays, queue
 from slurm.doctor import probe
-from slurm.doctor.probe import KINDS, LOGIN, Answers, Order
+from slurm.doctor.exchange import KINDS, Answers
+from slurm.doctor.probe import LOGIN, Order
 from slurm.doctor.shape import batch_file, refusal
 from slurm.launch import visible_gpus
 from slurm.profiles import Profile

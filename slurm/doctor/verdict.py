@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
+from slurm.doctor.exchange import KINDS, Silent
 from slurm.doctor.line import Line, ok
 from slurm.doctor.nodes import ABSENT, CLOSED, Visit
-from slurm.doctor.probe import CONTESTS, KINDS, LOGIN, Silent
+from slurm.doctor.probe import CONTESTS, LOGIN
 from slurm.profiles import Profile, Shape
 from toolkit import provenance
 from toolkit.manifest.record import VISIBLE_SECONDS
@@ -23,7 +24,7 @@ def judge(visit: Visit, profile: Profile, details: Mapping[str, str]) -> list[Li
     """All lines of a shape's job."""
     where, shape = f"shape {visit.shape}", profile.shapes[visit.shape]
     if visit.unmade:
-        mend = "mend that, or let jobs wait longer (--wait SECONDS), and run this again"
+        mend = "see to that, or let jobs wait longer (--wait SECONDS), and run this again"
         return [Line(level="warning", where=where, what="node checks", found=f"not made: {visit.unmade}", mend=mend)]
     facts, results = visit.facts(), visit.results()
     lines = _unseen(where, visit, details)
@@ -31,12 +32,13 @@ def judge(visit: Visit, profile: Profile, details: Mapping[str, str]) -> list[Li
         lines += _one_house(where, facts) + _given(where, shape, facts) + _reached(where, profile, shape, facts)
     if details.get("Requeue"):
         lines.append(_requeue(where, details["Requeue"]))
-    if wrong := next((result for result in results if isinstance(result, str)), None):
+    errors = [result for result in results if isinstance(result, str)]
+    if wrong := next(filter(None, errors), ""):
         last = wrong.splitlines()[-1]
         unseen = f"files that one side writes are not seen by the other: {VISIBLE}"
         mend = unseen if Silent.__name__ in last else f"{CHECKOUT}; the last lines of the job: {visit.log()}"
         lines.append(_failed(where, "job", last, "to end well", mend))
-    elif wrong is not None and not any(line.level == "failed" for line in lines):
+    elif errors and not any(line.level == "failed" for line in lines):
         state = f"{visit.state.state} {visit.state.reason}".strip() if visit.state else "gone"
         mend = (
             f"see what it printed: {visit.log() or 'nothing'}; the profile's setup and python run before anything else"

@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
-from slurm.doctor import probe, verdict
-from slurm.doctor.probe import CONTESTS, Answers
+from slurm.doctor import exchange, verdict
+from slurm.doctor.exchange import Answers
+from slurm.doctor.probe import CONTESTS
 from slurm.doctor.root import quotas
 from slurm.doctor.shape import seconds
 from tests.cluster.cluster import Cluster
@@ -262,9 +263,9 @@ def ahead(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_the_clock_of_the_other_side_is_measured(ahead: Path) -> None:
-    found = probe.ask(ahead, "me", "other", "new")
+    found = exchange.ask(ahead, "me", "other", "new")
     assert abs(found["offset"] - 100) <= found["bound"] < 0.1
-    assert len(found["delays"]) == probe.ROUNDS - 1 and all(0 < delay < 0.5 for delay in found["delays"])
+    assert len(found["delays"]) == exchange.ROUNDS - 1 and all(0 < delay < 0.5 for delay in found["delays"])
 
 
 def test_a_replaced_file_that_is_torn_is_counted(tmp_path: Path) -> None:
