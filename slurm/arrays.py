@@ -239,10 +239,10 @@ def _submit(
     """
     import submitit
 
-    executor = _executor(root, study, number, profile, name, array)
+    executor = make_executor(root, study, number, profile, name, array)
     arguments = (root, study, number, array["shape"], name)
     try:
-        with _outside_a_job(), executor.batch():
+        with outside_a_job(), executor.batch():
             jobs = [executor.submit(Work(), *arguments) for _ in range(array["workers"])]
         return {"state": "submitted", "job": jobs[0].job_id.split("_")[0]}
     except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError, SlurmError) as error:
@@ -264,7 +264,7 @@ def _submit(
 
 
 @contextmanager
-def _outside_a_job() -> Iterator[None]:
+def outside_a_job() -> Iterator[None]:
     """A launch from inside a job would hand that job's variables to its workers."""
     from submitit.helpers import clean_env
 
@@ -278,9 +278,10 @@ def _outside_a_job() -> Iterator[None]:
         yield
 
 
-def _executor(
+def make_executor(
     root: Path, study: str, number: int, profile: Profile, name: str, array: Mapping[str, Any], *, dry: bool = False
 ) -> Any:
+    """submitit's executor for the workers of an array."""
     import submitit
 
     shape = profile.shapes[array["shape"]]
@@ -350,7 +351,7 @@ def batch_files(root: Path, study: Study, cells: Sequence[Cell], cluster: Cluste
 def _text(root: Path, study: Study, profile: Profile, shape: Shape, array: Mapping[str, Any]) -> str:
     number = max(submissions.numbers(root, study.name), default=0) + 1
     name = f"tidemark-{slug(study.name)[:40]}-{array['shape']}"
-    executor = _executor(root, study.name, number, profile, name, array, dry=True)
+    executor = make_executor(root, study.name, number, profile, name, array, dry=True)
     if array["workers"] > 1:
         executor.parameters["map_count"] = array["workers"]
     return str(executor._make_submission_file_text(executor._submitit_command_str, "dry-run"))

@@ -1,7 +1,7 @@
 """The command `tidemark`: which commands there are. Heavy libraries are imported by those that need them.
 
 Exit status: 0 all is well, 1 the study or the question is wrong, 2 the command line is, 3 cells failed or artifacts are
-damaged, 4 another launch is at work, 130 interrupted.
+damaged or `doctor` found what is wrong, 4 another launch is at work, 130 interrupted.
 """
 
 import gc
@@ -11,7 +11,7 @@ import sys
 import typer
 from rich.markup import escape
 
-from slurm import analysis, answers, cancel, commands, upkeep, usage
+from slurm import analysis, answers, cancel, commands, doctor, upkeep, usage
 from slurm.terminal import INTERRUPTED, err
 from toolkit.failures import POLICY, Failure, classify
 
@@ -25,7 +25,7 @@ app = typer.Typer(
 for command in (
     commands.plan, commands.launch, commands.status, commands.why, commands.logs, cancel.cancel,
     answers.table, answers.report, analysis.compare, analysis.check, analysis.figure,
-    usage.usage, upkeep.verify, upkeep.adopt, upkeep.clean,
+    usage.usage, upkeep.verify, upkeep.adopt, upkeep.clean, doctor.doctor,
 ):  # fmt: skip
     app.command()(command)
 

@@ -1,6 +1,5 @@
 """One stage on two nodes of a real Slurm: the numbers of one process, and it survives the loss of a node."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from tests.slurm.cluster_lab import ClusterLab
 from tests.slurm.lab import until
 
 pytestmark = pytest.mark.timeout(600)
-STEPS = 30
+STEPS = 120
 STAGES = {
     "people": {"job": "prepare", "spec": {"dataset": "bios", "people": 16, "biographies": 2, "seed": 0}},
     "tokenizer": {
@@ -80,7 +79,7 @@ def test_two_nodes_learn_what_one_process_learns(there: ClusterLab, alone: list[
     study = there.study(STAGES)
     there.launch(study)
     made = there.done(study, 240)
-    assert losses(there.root) == pytest.approx(alone, abs=2e-5)
+    assert losses(there.root) == pytest.approx(alone, abs=5e-5)
     log = next(there.root.glob("artifacts/train/*/log.txt")).read_text()
     assert made["pretrained"]["metrics"]["steps"] == STEPS, log
     assert not list(there.root.glob("work/*/help.*")) and not list(there.root.glob("submissions/lab/*/*.meet"))
@@ -89,9 +88,7 @@ def test_two_nodes_learn_what_one_process_learns(there: ClusterLab, alone: list[
 def test_the_loss_of_a_node_is_survived(there: ClusterLab, alone: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TIDEMARK_SAVE_SECONDS", "1")
     there.jobs["train"] = {"shape": "two", "threads": 1, "zero": 1}
-    stages = json.loads(json.dumps(STAGES))
-    stages["pretrained"]["spec"]["steps"] = 150
-    study = there.study(stages)
+    study = there.study(STAGES)
     there.launch(study)
     event = there.begun("pretrained", seconds=180)
     state = there.work(event["fingerprint"]) / "state" / "saves"
@@ -104,7 +101,6 @@ def test_the_loss_of_a_node_is_survived(there: ClusterLab, alone: list[float], m
     there.cluster.restore_node(other)
     there.launch(study)
     there.done(study, 300)
-    table = losses(there.root)
-    assert len(table) == 150 and table[:5] == pytest.approx(alone[:5], abs=2e-5)
+    assert losses(there.root) == pytest.approx(alone, abs=5e-5)
     kinds = [reason for event, _, reason in there.told_of("pretrained") if event in ("failed", "lost")]
     assert kinds and set(kinds) <= {"NODE_FAIL", "LOST"}, kinds
