@@ -134,7 +134,8 @@ class Board:
             if event["launch"] == self.launch or (self.begun and folder(self.root, self.cells[print_]).is_dir()):
                 self.mark_done(print_)
         elif event["launch"] == self.launch and event["event"] in ("failed", "lost"):
-            self.failed[print_][event["attempt"]] = event["reason"]
+            if event["event"] == "failed" or event["attempt"] not in self.failed[print_]:
+                self.failed[print_][event["attempt"]] = event["reason"]  # `lost` is what others say of it
             if self.failures(print_)[event["reason"]] > self.rules.most(event["reason"]):
                 self.give_up(print_)
 

@@ -292,3 +292,21 @@ def test_limits_are_read_live(there: ClusterLab) -> None:
         there.done(study)
     finally:
         there.cluster.run("sacctmgr", "-iQ", "modify", "qos", "normal", "set", "MaxSubmitJobsPerUser=-1")
+
+
+def test_what_needs_the_internet_runs_where_it_is(there: ClusterLab) -> None:
+    """On the host that launches, or on the shape that has it."""
+    text = (there.house / "jobs" / "probe.py").read_text()
+    (there.house / "jobs" / "fetch.py").write_text(text.replace("VERSION = 1", "VERSION = 1\nINTERNET = True"))
+    try:
+        study = there.study({"hub": {"job": "fetch"}, "after": probe(inputs={"one": "hub"})})
+        assert "1 cells need the internet, which no shape has: they run here" in there.launch(study)
+        hosts = {stage: made["provenance"]["machine"]["host"] for stage, made in there.done(study).items()}
+        assert hosts["hub"] not in there.cluster.nodes and hosts["after"] in there.cluster.nodes
+        there.shapes["online"] = {"partition": "main", "internet": True, "workers": 1}
+        study = there.study({"hub": {"job": "fetch", "spec": {"seed": 1}}})
+        assert "1 workers of shape online" in there.launch(study)
+        made = there.done(study)
+        assert made["hub"]["provenance"]["machine"]["host"] in there.cluster.nodes or len(made) > 1
+    finally:
+        (there.house / "jobs" / "fetch.py").unlink()

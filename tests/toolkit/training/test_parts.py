@@ -10,7 +10,7 @@ import pytest
 
 from tests.toolkit.training.small import Small, context, losses, weights
 from toolkit.failures import NanLoss
-from toolkit.stage import Resources
+from toolkit.stage import Group, Resources
 from toolkit.training.order import Order
 from toolkit.training.ranks import RankFailed, StopFlag, run_ranks
 from toolkit.training.recipe import Layout, lay_out
@@ -53,6 +53,23 @@ def test_ranks_rendezvous_and_return() -> None:
         return rank, int(total)
 
     assert run_ranks(2, work, lambda: False, StopFlag()) == (0, 3)
+
+
+def test_ranks_of_a_second_node_come_after_those_of_the_first() -> None:
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+    def work(rank: int) -> list[str]:
+        return [os.environ[name] for name in names]
+
+    group = Group(node=1, nodes=3, address="198.51.100.7", port=29400)
+    assert run_ranks(2, work, lambda: False, StopFlag(), group) == ["2", "0", "6", "2", "198.51.100.7", "29400"]
+
+
+def test_what_is_processed_at_once_is_halved_as_often_as_memory_ran_out() -> None:
+    given = [lay_out(24, Resources(halvings=n), 256, 4096).micro_batch for n in range(5)]
+    assert given == [12, 6, 3, 1, 1]
+    assert lay_out(24, Resources(micro_batch=6, halvings=1), 256, 4096).micro_batch == 3
+    assert lay_out(24, Resources(processes=2), 10**6, 4096, nodes=3).processes == 6
 
 
 def test_a_rank_that_fails_fails_the_stage_with_its_own_exception() -> None:
