@@ -275,6 +275,8 @@ def _warm_up(worker: _Worker, cell: Cell) -> None:
 
 def _in_child(worker: _Worker, attempt: Attempt) -> dict[str, Any]:
     """Fork, run, commit; returns the event that ends the attempt."""
+    if worker.stop:  # while it imported
+        return {"event": "interrupted"}
     task = _task(worker, attempt)
     (task.work / "state").mkdir(parents=True, exist_ok=True)
     _discard_stale(worker, task.work)

@@ -310,3 +310,20 @@ def test_what_needs_the_internet_runs_where_it_is(there: ClusterLab) -> None:
         assert made["hub"]["provenance"]["machine"]["host"] in there.cluster.nodes or len(made) > 1
     finally:
         (there.house / "jobs" / "fetch.py").unlink()
+
+
+def test_a_container_holds_the_python_of_the_workers(there: ClusterLab) -> None:
+    """With a program in the place of Apptainer that notes what it is given and runs it without a container."""
+    (there.folder / "bin").mkdir()
+    program = there.folder / "bin" / "apptainer"
+    program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {there.folder}/given\nshift 5\nexec "$@"\n')
+    program.chmod(0o755)
+    there.profile |= {
+        "setup": [f"export PATH={there.folder}/bin:$PATH"],
+        "container": {"runtime": "apptainer", "image": "/images/a b.sif", "mounts": ["/data"], "options": ["--nv"]},
+    }
+    study = there.study({"one": probe()})
+    there.launch(study)
+    there.done(study)
+    given = (there.folder / "given").read_text().splitlines()
+    assert given[:5] == ["exec", "--nv", "--bind", "/data", "/images/a b.sif"] and "submitit.core._submit" in given
