@@ -70,6 +70,7 @@ def launch(root: Path, study: Study, cells: Sequence[Cell], cluster: Cluster, op
     check_path(root)
     check_root(root)
     while True:
+        number = submissions.next_number(root, study.name)
         snapshot = _snapshot(root, cluster.profile)
         _settle(root, study.name, snapshot)
         fits = profiles.fits(cluster.profile, list(cells), study)
@@ -82,8 +83,7 @@ def launch(root: Path, study: Study, cells: Sequence[Cell], cluster: Cluster, op
         arrays, said = _arrays(study, counts, cluster.profile, snapshot, bad)
         seconds = Estimates().read(root).words(cells)
         content = {"options": dict(options), "cluster": cluster.name, "profile": cluster.words, "seconds": seconds}
-        number = submissions.prepare(root, study, {**content, "arrays": arrays})
-        if number is not None:
+        if submissions.prepare(root, study, number, {**content, "arrays": arrays}):
             break
     adopt_folders(root, cells)
     lock = submissions.folder(root, study.name) / f"{number}-environment.txt"
@@ -349,7 +349,7 @@ def batch_files(root: Path, study: Study, cells: Sequence[Cell], cluster: Cluste
 
 
 def _text(root: Path, study: Study, profile: Profile, shape: Shape, array: Mapping[str, Any]) -> str:
-    number = max(submissions.numbers(root, study.name), default=0) + 1
+    number = submissions.next_number(root, study.name)
     name = f"tidemark-{slug(study.name)[:40]}-{array['shape']}"
     executor = make_executor(root, study.name, number, profile, name, array, dry=True)
     if array["workers"] > 1:

@@ -85,13 +85,14 @@ def launch_local(
 
     check_root(root)
     (shape,) = words["shapes"]
-    number = None
-    while number is None:
+    while True:
+        number = submissions.next_number(root, study.name)
         running = submissions.active(root, study.name)
         if running:
             raise AlreadyRunning(describe_launch(root, study.name, running[-1]))
         content = {"options": {**options, "workers": workers}, "profile": words}
-        number = submissions.prepare(root, study, content)
+        if submissions.prepare(root, study, number, content):
+            break
     adopt_folders(root, cells)
     lock = submissions.folder(root, study.name) / f"{number}-environment.txt"
     write_atomic(lock, "\n".join(provenance.environment()).encode())

@@ -64,12 +64,16 @@ def read(root: Path, study: str, number: int) -> dict[str, Any]:
     return found
 
 
-def prepare(root: Path, study: Study, words: Mapping[str, Any]) -> int | None:
-    """Write a new submission in state `prepared`; returns its number, or None if another launch took it just now.
+def next_number(root: Path, study: str) -> int:
+    """The number of the next launch. Ask before looking at what runs: whoever then takes it has seen all launches."""
+    return max(numbers(root, study), default=0) + 1
+
+
+def prepare(root: Path, study: Study, number: int, words: Mapping[str, Any]) -> bool:
+    """Write submission `number` in state `prepared`; False if another launch has taken the number meanwhile.
 
     words: `options`, `profile`, `seconds` (`Estimates.words`) and `arrays`.
     """
-    number = max(numbers(root, study.name), default=0) + 1
     target = folder(root, study.name) / f"{number}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{number}.{os.getpid()}")
@@ -78,10 +82,10 @@ def prepare(root: Path, study: Study, words: Mapping[str, Any]) -> int | None:
     try:
         os.link(part, target)  # never overwritten: the loser of two launches learns of it here
     except FileExistsError:
-        return None
+        return False
     finally:
         part.unlink()
-    return number
+    return True
 
 
 def changed(root: Path, study: str, number: int) -> int:
@@ -142,11 +146,11 @@ def meeting_file(root: Path, study: str, number: int, shape: str, job: Mapping[s
 
 def remember(root: Path, study: Study) -> None:
     """Note a launch that has nothing to run, if it is news: `clean` keeps what the latest launch of a study names."""
-    last = max(numbers(root, study.name), default=0)
+    number = next_number(root, study.name)
+    last = number - 1
     if last and (read(root, study.name, last)["study"] == _plain(study) or active(root, study.name)):
         return
-    number = prepare(root, study, {"options": {"workers": 0}})
-    if number is not None:
+    if prepare(root, study, number, {"options": {"workers": 0}}):
         submitted(root, study.name, number, [])
 
 
