@@ -183,7 +183,8 @@ class Lab:
             lambda: next((e for e in self.events(study) if e.get("cell") == cell and e.get("attempt") == attempt), None)
         )
         until(lambda: (self.work(event["fingerprint"]) / "state" / "progress.json").exists())
-        return until(lambda: next(iter(children(self.worker(study))), 0))
+        told = {e["writer"]: e["who"]["pid"] for e in self.events(study) if e["event"] == "worker-started"}
+        return until(lambda: next(iter(children(told[event["writer"]])), 0))
 
     def work(self, fingerprint: str) -> Path:
         return self.root / "work" / fingerprint[:12]
