@@ -39,6 +39,10 @@ class FilesNotVisible(OSError):
     """Files that a record names are not there (yet): a network file system's caches, or somebody removed them."""
 
 
+class HubUnavailable(OSError):
+    """A server of checkpoints or data sets fails, or sends what it should not, however often it is asked."""
+
+
 class UpstreamDamaged(ValueError):
     """A committed artifact is not what its record says, or its record cannot be read."""
 
@@ -177,6 +181,8 @@ def _specific(error: BaseException) -> Failure | None:
         return Failure.FS_VISIBILITY
     if isinstance(error, UpstreamDamaged):
         return Failure.UPSTREAM
+    if isinstance(error, HubUnavailable):
+        return Failure.HUB
     if isinstance(error, NanLoss):
         return Failure.NAN_LOSS
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
