@@ -11,7 +11,7 @@ import sys
 import typer
 from rich.markup import escape
 
-from slurm import answers, commands, upkeep
+from slurm import answers, commands, hub, upkeep
 from slurm.terminal import INTERRUPTED, err
 from toolkit.failures import POLICY, Failure, classify
 
@@ -25,6 +25,7 @@ app = typer.Typer(
 for command in (
     commands.plan, commands.launch, commands.status, commands.why, commands.logs,
     answers.table, answers.report, upkeep.verify, upkeep.adopt, upkeep.clean,
+    hub.revisions, hub.lock, hub.prefetch,
 ):  # fmt: skip
     app.command()(command)
 

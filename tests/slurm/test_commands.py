@@ -13,7 +13,8 @@ import pytest
 
 from tests.slurm.lab import HOME, QUIET, Lab
 
-COMMANDS = ("plan", "launch", "status", "why", "logs", "table", "report", "verify", "adopt", "clean")
+COMMANDS = ("plan", "launch", "status", "why", "logs", "table", "report", "verify", "adopt", "clean", "revisions", "lock",
+            "prefetch")  # fmt: skip
 CHAIN: dict[str, Any] = {
     "first": {"job": "probe", "axes": {"seed": [1, 2]}},
     "second": {"job": "probe", "inputs": {"one": "first"}},

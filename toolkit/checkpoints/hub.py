@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from toolkit.checkpoints.folders import CONFIG, GENERATION, TOKENIZER
 from toolkit.checkpoints.tensors import INDEX, SINGLE
-from toolkit.checkpoints.web import Refused, Web, shown
+from toolkit.checkpoints.web import Web
 
 Kind = Literal["model", "dataset"]
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -55,7 +55,7 @@ class Repo:
         Raises:
             ValueError: no such repository, or no access.
         """
-        said = self._json(f"{self._api()}/refs")
+        said = self.web.ask("GET", f"{self._api()}/refs").json()
         return {ref["name"]: ref["targetCommit"] for ref in [*said.get("tags", ()), *said.get("branches", ())]}
 
     def commit(self, revision: str) -> str:
@@ -64,7 +64,7 @@ class Repo:
         Raises:
             ValueError: there is none.
         """
-        return str(self._json(f"{self._api()}/revision/{quote(revision, safe='')}")["sha"])
+        return str(self.web.ask("GET", f"{self._api()}/revision/{quote(revision, safe='')}").json()["sha"])
 
     def files(self, commit: str) -> list[File]:
         """The files of a commit.
@@ -88,41 +88,11 @@ class Repo:
         prefix = "datasets/" if self.kind == "dataset" else ""
         return f"{self.web.hub}/{prefix}{self.name}/resolve/{commit}/{quote(path)}"
 
-    def _json(self, url: str) -> Any:
-        return self._ask(url).json()
-
     def _pages(self, url: str) -> Iterator[dict[str, Any]]:
         while url:
-            response = self._ask(url)
+            response = self.web.ask("GET", url)
             yield from response.json()
             url = response.links.get("next", {}).get("url", "")
-
-    def _ask(self, url: str) -> Any:
-        try:
-            return self.web.ask("GET", url)
-        except Refused as error:
-            raise explained(error, self) from error
-
-
-def explained(error: Refused, repo: Repo) -> Refused:
-    """The Hub's refusal as a sentence that says what to do."""
-    page = f"{shown(repo.web.hub)}/{'datasets/' if repo.kind == 'dataset' else ''}{repo.name}"
-    log_in = (
-        "the token that is set (HF_TOKEN, or `hf auth login`) has no access to it"
-        if repo.web.token
-        else "then log in with `hf auth login`, or set HF_TOKEN to a token of yours"
-    )
-    if error.code == "GatedRepo" or error.status == 403:
-        text = f"{repo.name} is gated: open {page} and ask for access; {log_in}"
-    elif error.code == "RevisionNotFound":
-        text = f"{repo.name} has no such revision ({error}); `tidemark revisions {repo.name}` lists those that it has"
-    elif error.code == "EntryNotFound":
-        text = f"{repo.name} has no such file: {error}"
-    elif error.status in (401, 404):
-        text = f"there is no {repo.kind} {repo.name} on {shown(repo.web.hub)}, or it is private: {log_in}"
-    else:
-        text = str(error)
-    return Refused(text, error.status, error.code)
 
 
 def inside(path: str, source: str) -> str:

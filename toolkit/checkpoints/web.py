@@ -9,11 +9,13 @@ the URLs of storage hosts, stay out of every message.
 
 import os
 import random
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
@@ -23,7 +25,12 @@ from toolkit.failures import HubUnavailable
 
 HUB = "https://huggingface.co"
 PASSING = {408, 425, 429, 500, 502, 503, 504, 520, 522, 524}
+ROUTE = re.compile(
+    r"/(?:api/models/|api/(?P<api>dataset)s/|(?P<file>dataset)s/)?(?P<repo>[^/]+(?:/[^/]+)?)"
+    r"/(?:refs|revision|tree|resolve)(?:[/?]|$)"
+)
 LONGEST_PAUSE = 60.0
+UNREACHED = 45.0
 LONGEST_TOLD = 900.0  # a Retry-After beyond this is a matter for the user
 
 
@@ -63,7 +70,10 @@ class Patience:
         if told is not None and told > LONGEST_TOLD:
             raise HubUnavailable(f"{problem}; it asks to wait {told:.0f} s: launch again then")
         if now > self._deadline:
-            raise HubUnavailable(f"{problem}, again and again for {self.seconds:.0f} s: check the network")
+            raise HubUnavailable(
+                f"{problem}, again and again for {self.seconds:.0f} s: check the network; what nodes without one need,"
+                " `tidemark prefetch STUDY` fetches on a machine that has it"
+            )
         wait = min(self.first * 2**self._tries, LONGEST_PAUSE) * random.uniform(0.75, 1.25)  # not all at once again
         self._tries += 1
         if told is not None:
@@ -72,11 +82,11 @@ class Patience:
 
 
 class Refused(ValueError):
-    """The server answered, and the answer will stay the same; `code` is the Hub's word for why, `status` HTTP's."""
+    """The server answered with `status`, and the answer will stay the same."""
 
-    def __init__(self, message: str, status: int, code: str) -> None:
+    def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
-        self.status, self.code = status, code
+        self.status = status
 
 
 @dataclass(kw_only=True)
@@ -88,6 +98,7 @@ class Web:
     token: str | None = field(default_factory=token, repr=False)
     patience: Patience = field(default_factory=Patience)
     timeout: float = 30.0  # seconds of silence after which a connection counts as cut
+    _reached: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         limits = httpx.Limits(max_connections=None)
@@ -110,8 +121,9 @@ class Web:
                 patience.pause(str(error), error.told)
 
     def new_patience(self) -> Patience:
-        """For one thing that is tried."""
-        return Patience(seconds=self.patience.seconds, first=self.patience.first)
+        """For one thing that is tried; little where no server was ever reached, as on a node without a network."""
+        seconds = self.patience.seconds if self._reached else min(self.patience.seconds, UNREACHED)
+        return Patience(seconds=seconds, first=self.patience.first)
 
     @contextmanager
     def stream(self, method: str, url: str, headers: Mapping[str, str] | None = None) -> Iterator[httpx.Response]:
@@ -129,10 +141,16 @@ class Web:
                 sent["Authorization"] = f"Bearer {self.token}"
         try:
             with self.client.stream(method, url, headers=sent) as response:
-                _check(response, url)
+                self._reached = True
+                _check(response, url, self)
                 yield response
         except httpx.TransportError as error:
             raise Passing(f"{shown(url)}: {type(error).__name__}") from error
+
+
+def of_root(root: Path) -> Web:
+    """A client within the budget of a root."""
+    return Web(budget=Budget(folder=root / "index" / "requests"))
 
 
 class Passing(Exception):
@@ -143,14 +161,34 @@ class Passing(Exception):
         self.told = told
 
 
-def _check(response: httpx.Response, url: str) -> None:
+def _check(response: httpx.Response, url: str, web: Web) -> None:
     status = response.status_code
     if status < 400:
         return
-    if status in PASSING:
+    elsewhere = response.url.host != httpx.URL(url).host or response.url.port != httpx.URL(url).port
+    if status in PASSING or (status == 403 and elsewhere):  # the signature of a storage host's URL has run out
         raise Passing(f"{shown(url)} answers {status}", _told(response.headers))
     code = response.headers.get("X-Error-Code", "")
-    raise Refused(f"{shown(url)} answers {status} {code}".rstrip(), status, code)
+    told = f"{shown(url)} answers {status} {code}".rstrip()
+    named = ROUTE.match(url.removeprefix(web.hub)) if url.startswith(web.hub + "/") else None
+    raise Refused(_explained(told, status, code, named, web) if named else told, status)
+
+
+def _explained(told: str, status: int, code: str, named: re.Match[str], web: Web) -> str:
+    """The Hub's refusal as a sentence that says what to do."""
+    repo, kind = named["repo"], "dataset" if named["api"] or named["file"] else "model"
+    page = f"{shown(web.hub).rstrip('/')}/{'datasets/' if kind == 'dataset' else ''}{repo}"
+    if web.token:
+        log_in = "the token that is set (HF_TOKEN, or `hf auth login`) has no access to it"
+    else:
+        log_in = "log in with `hf auth login`, or set HF_TOKEN to a token of yours"
+    if code == "GatedRepo" or status == 403:
+        return f"{repo} is gated: open {page} and ask for access; {log_in}"
+    if code == "RevisionNotFound":
+        return f"{repo} has no such revision ({told}); `tidemark revisions {repo}` lists those that it has"
+    if code == "EntryNotFound":
+        return f"{repo} has no such file: {told}"
+    return f"there is no {kind} {repo} at {page}, or it is private: {log_in}" if status in (401, 404) else told
 
 
 def _told(headers: Any) -> float | None:
