@@ -63,6 +63,7 @@ def run(spec: Spec, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
     from toolkit.checkpoints.folders import copy_file
     from toolkit.checkpoints.pin import listing
     from toolkit.checkpoints.web import of_root
+    from toolkit.manifest.record import LOG, RECORD
 
     def report(done: int, total: int) -> None:
         ctx.progress(done, total, unit="byte")
@@ -71,6 +72,9 @@ def run(spec: Spec, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
 
     web = of_root(ctx.state.parents[2])
     files = listing(web, **vars(spec))
+    taken = [file.path for file in files if file.path in (RECORD, LOG)]
+    if taken:
+        raise ValueError(f"{spec.repo} has a file {taken[0]}, a name that artifacts need: choose others with `files`")
     fetched = fetch(web, files, ctx.state, report)
     for file in files:
         (out / file.path).parent.mkdir(parents=True, exist_ok=True)

@@ -169,7 +169,14 @@ STUDY = stages(
     copy={"job": "convert", "inputs": {"source": "checkpoint"}},
     rows={"job": "download", "spec": {"repo": "org/rows", "kind": "dataset", "files": ["data/*.parquet"]}},
     data={"job": "prepare", "inputs": {"files": "rows"}, "spec": {"dataset": "disk"}},
+    sciq={"job": "download", "spec": {"repo": "allenai/sciq", "kind": "dataset"}},
+    scores={
+        "job": "evaluate",
+        "inputs": {"model": {"stage": "checkpoint", "step": "main"}, "data": "sciq"},
+        "spec": {"tasks": ["sciq"]},
+    },
 )
+SCIQ = {"question": "Who?", "distractor1": "a", "distractor2": "b", "distractor3": "c", "support": "It is d."}
 
 
 @pytest.fixture
@@ -179,6 +186,8 @@ def rows(hub: Standin, tmp_path: Path) -> Path:
     path = tmp_path / "train.parquet"
     Dataset.from_dict({"text": ["first", "second"]}).to_parquet(path)
     hub.push("org/rows", "main", {"data/train.parquet": path.read_bytes(), "README.md": b"x"}, kind="dataset")
+    questions = "".join(json.dumps({**SCIQ, "correct_answer": answer}) + "\n" for answer in "de").encode()
+    hub.push("allenai/sciq", "main", {f"{n}.jsonl": questions for n in ("train", "validation", "test")}, kind="dataset")
     return path
 
 
@@ -187,11 +196,10 @@ def test_after_prefetch_a_study_needs_no_network_at_all(desk: Desk, rows: Path, 
     desk.write(STUDY)
     desk.said("lock", desk.study)
     desk.hub.push("org/rows", "main", {"data/train.parquet": b"moved"}, kind="dataset")  # the commit counts, not this
-    assert "4 of 4 models and data sets are there" in desk.said("prefetch", desk.study)
+    assert "5 of 5 models and data sets are there" in desk.said("prefetch", desk.study)
     requests = len(desk.hub.log)
-    assert "nothing to fetch: all 4" in desk.said("prefetch", desk.study, before=CUT_OFF)
-    said = desk.said("launch", desk.study, before=CUT_OFF)
-    assert "8 done" in said
+    assert "nothing to fetch: all 5" in desk.said("prefetch", desk.study, before=CUT_OFF)
+    assert "10 done" in desk.said("launch", desk.study, before=CUT_OFF)
     assert len(desk.hub.log) == requests
     first = next(record for record in desk.records() if record["provenance"]["coords"] == {"step": 1000})
     folder = next(desk.root.glob(f"artifacts/download/*-{first['fingerprint'][:12]}"))
@@ -200,6 +208,10 @@ def test_after_prefetch_a_study_needs_no_network_at_all(desk: Desk, rows: Path, 
 
     data = open_data(next((desk.root / "artifacts" / "prepare").iterdir()))
     assert list(data["train"]["text"]) == ["first", "second"]
+    assert desk.records("evaluate")[0]["metrics"]["items"] == 2, "lm-eval read the pinned data set"
+    said = desk.said("table", desk.study, "--rows", "step", "--cols", "stage", "--values", "state")
+    assert "| main" in said and "| 1000" in said
+    desk.said("report", desk.study)
     assert "0 damaged" in desk.said("verify")
 
 

@@ -83,11 +83,19 @@ def _fetch(web: Web, file: File, state: Path, counter: _Counter) -> None:
             pass
         found = _complete(web, file, part, counter)
         if found in (file.digest, ""):
-            os.replace(part, final)
+            _arrive(part, final)
             return
         part.unlink(missing_ok=True)
         counter.add(-file.size)
     raise HubUnavailable(f"{shown(file.url)}: the digest should be {file.digest} and is {found}, {TRIES} times over")
+
+
+def _arrive(part: Path, final: Path) -> None:
+    try:
+        os.replace(part, final)
+    except FileNotFoundError:
+        if not final.is_file():  # another attempt was faster
+            raise
 
 
 def _complete(web: Web, file: File, part: Path, counter: _Counter) -> str:

@@ -6,7 +6,7 @@ are those of its `HfApi`.
 
 import fnmatch
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal
@@ -114,7 +114,7 @@ def needed(files: Sequence[File], kind: Kind, patterns: Sequence[str], source: s
     tokenizer and weights, as safetensors where there are such.
 
     Raises:
-        ValueError: a pattern that matches nothing, or a model without config or weights.
+        ValueError: a pattern that matches nothing, or a model without config or (all of its) weights.
     """
     by_path = {file.path: file for file in files}
     for pattern in patterns:
@@ -124,7 +124,7 @@ def needed(files: Sequence[File], kind: Kind, patterns: Sequence[str], source: s
         return [file for path, file in by_path.items() if any(fnmatch.fnmatchcase(path, p) for p in patterns)]
     if kind == "dataset":
         return [file for file in files if not file.path.startswith(".")]
-    wanted = {CONFIG, GENERATION, *TOKENIZER, *_weights(by_path)}
+    wanted = {CONFIG, GENERATION, *TOKENIZER, *_weights(by_path, source)}
     if CONFIG not in by_path or not any(is_weights(path) for path in wanted & set(by_path)):
         raise ValueError(
             f"{source} is no model in Hugging Face format: it lacks {CONFIG} or weights ({SINGLE}, {BIN}, or shards"
@@ -133,12 +133,18 @@ def needed(files: Sequence[File], kind: Kind, patterns: Sequence[str], source: s
     return [file for path, file in by_path.items() if path in wanted]
 
 
-def _weights(paths: Sequence[str] | dict[str, File]) -> list[str]:
+def _weights(paths: Collection[str], source: str) -> list[str]:
     for single, index in ((SINGLE, INDEX), (BIN, BIN_INDEX)):
         if single in paths:
             return [single]
         if index in paths:
-            return [index, *(path for path in paths if re.fullmatch(SHARDS[index], path))]
+            shards = [path for path in paths if re.fullmatch(SHARDS[index], path)]
+            of = {int(path.rsplit("-of-")[1].split(".")[0]) for path in shards}
+            if of != {len(shards)}:
+                raise ValueError(
+                    f"{source} has {len(shards)} of {max(of, default=0)} shards of its weights: choose another"
+                )
+            return [index, *shards]
     return []
 
 

@@ -1,4 +1,4 @@
-"""LLM360 (arXiv 2312.06550): the branches of Amber and K2 count checkpoints, not steps; Crystal has three phases."""
+"""LLM360 (arXiv 2312.06550): Amber's branches count checkpoints, not steps; Crystal has three phases."""
 
 from toolkit.checkpoints.revisions import Model
 
@@ -6,5 +6,4 @@ MODELS = {
     # 360 checkpoints, the last of which is `main` as well.
     "amber": Model(repo="LLM360/Amber", pattern=r"ckpt_(?P<step>\d+)", expected=range(359)),
     "crystal": Model(repo="LLM360/Crystal", pattern=r"CrystalCoder_phase(?P<stage>\d)_checkpoint_(?P<step>\d+)"),
-    "k2": Model(repo="LLM360/K2", pattern=r"ckpt_(?P<step>\d+)"),
 }
