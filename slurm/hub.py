@@ -1,5 +1,6 @@
 """The commands that need a network: which revisions a model has, what a study's names stand for, fetching it all."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -64,15 +65,18 @@ def revisions(
     for name in ("stage", "ingredient", "step", "tokens"):
         table.add_column(name, justify="right")
     table.add_column("branch")
+    shared = os.path.commonprefix([r.url for r in known if r.url]).rpartition("/")[0] + "/"
     if lists:
         table.add_column("original")
     for r in known:
         tokens = "·" if r.tokens is None else f"{r.tokens / 1e9:,.1f}B"
-        where = [r.branch or "·"] + ([r.url or "·"] if lists else [])
+        where = [r.branch or "·"] + ([r.url.removeprefix(shared) or "·"] if lists else [])
         run = [str(r.stage), r.ingredient or "·", str(r.step)] if r.step is not None else ["·", "·", "·"]
         table.add_row(*run, tokens, *map(escape, where))
     out.print(table)
     out.print(f"{len(known)} revisions of {found.repo}; {_gaps(gone, [r.step for r in known if r.step is not None])}")
+    if lists:
+        out.print(f"[dim]originals are below {escape(shared)}[/]")
     if others:
         out.print(f"[dim]{len(others)} branches are none: {escape(', '.join(others[:8]))}[/]")
 
@@ -198,7 +202,8 @@ def _check(root: Path, cells: Sequence[Cell]) -> None:
     there = sum(_size(root / "work" / print_[:12] / "state") for print_ in by_print)
     size = sum(file.size for files in listings.values() for file in files)
     preflight.check_room(root, size - there, sum(len(files) + 10 for files in listings.values()))
-    out.print(f"{len(by_print)} to fetch: {size / 1e9:,.2f} GB, of which {there / 1e9:,.2f} GB are there")
+    here = f", of which {preflight.amount(there)} are there" if there else ""
+    out.print(f"{len(by_print)} to fetch: {preflight.amount(size)}{here}")
 
 
 def _size(folder: Path) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.hub.commands import CUT_OFF, Desk, tiny_model
+from tests.hub.commands import CUT_OFF, ROOT, Desk, tiny_model
 from tests.hub.standin import TOKEN, Fault, Standin
 
 STEPS = (0, 100, 1000, 2000, 4000)
@@ -293,3 +293,18 @@ def test_launch_fetches_as_well_and_a_node_without_network_says_what_to_do(desk:
     desk.said("lock", desk.study)
     desk.hub.faults = lambda request: Fault(status=503) if request.number % 3 == 0 else None
     assert "1 done" in desk.said("launch", desk.study)
+
+
+def test_the_study_of_the_checkout_plans_once_it_is_locked(desk: Desk, rows: Path, models: dict[int, Any]) -> None:
+    text = (ROOT / "configs/studies/olmo2-1b.yaml").read_text()
+    for step in (1, 10, 30_000, 40_000, 50_000):  # enough for eight
+        weights = random.Random(step).randbytes(20_000)
+        desk.hub.push(REPO, branch(step), {**models[0], "model.safetensors": weights})
+    desk.hub.push("yahma/alpaca-cleaned", "main", {"alpaca_data_cleaned.json": b"[]"}, kind="dataset")
+    desk.study.write_text(text)
+    said = desk.said("lock", desk.study)
+    assert "published: 9 to fetch" in said and "sciq: 1 to fetch" in said
+    states = {stage["stage"]: stage["states"]["never-run"] for stage in desk.json("plan", desk.study)}
+    assert states == {
+        "published": 9, "checkpoint": 9, "alpaca": 1, "sciq": 1, "triples": 1, "tuned": 9, "likelihood": 18, "science": 36
+    }  # fmt: skip

@@ -28,7 +28,7 @@ def examine(web: Web, found: Mapping[str, Any]) -> list[str]:
     kinds = check_readable(web, listings)
     size = sum(file.size for files in listings.values() for file in files)
     read = f"; transformers reads them ({', '.join(kinds)})" if kinds else ""
-    return [f"{len(listings)} to fetch, {size / 1e9:,.2f} GB in all{read}"]
+    return [f"{len(listings)} to fetch, {amount(size)} in all{read}"]
 
 
 def _points(found: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -105,6 +105,11 @@ def _read(folder: Path) -> str:
     return str(config.model_type)
 
 
+def amount(size: int) -> str:
+    """Bytes in words: `14.2 GB`, `3.1 MB`."""
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
+
+
 def check_room(folder: Path, size: int, inodes: int) -> None:
     """Whether a file system has room: what `statvfs` says, which knows a quota only where the file system tells it so
     (project quotas of Lustre and XFS are told, most users' quotas are not).
@@ -116,8 +121,8 @@ def check_room(folder: Path, size: int, inodes: int) -> None:
     free = room.f_bavail * room.f_frsize
     if size > free:
         raise ValueError(
-            f"{size / 1e9:,.1f} GB are to be fetched and {folder} has room for {free / 1e9:,.1f} GB: free some"
-            " (`tidemark clean` shows what), or select fewer"
+            f"{amount(size)} are to be fetched and {folder} has room for {amount(free)}: free some (`tidemark clean`"
+            " shows what), or select fewer"
         )
     if room.f_files and inodes > room.f_favail:  # some file systems do not count
         raise ValueError(f"{inodes:,} files are to be made and {folder} has room for {room.f_favail:,}: free some")

@@ -18,6 +18,8 @@ MODELS = {
         lists=_lists("official-0425", "OLMo-2-0425-1B"),
         tokens_per_step=512 * 4096,
     ),
+    # Steps 0 to 37000 of the same recipe, a thousand apart, where the run above has three checkpoints.
+    "olmo2-1b-early": Model(repo="allenai/OLMo-2-0425-1B-early-training", tokens_per_step=512 * 4096),
     "olmo2-7b": Model(
         repo="allenai/OLMo-2-1124-7B",
         lists=_lists("official-1124", "OLMo-2-1124-7B"),
