@@ -43,6 +43,9 @@ def revisions(
     originals: Annotated[
         str, typer.Option(help="Also unsharded originals: `published`, or a list of them (CSV; a file or URL).")
     ] = "",
+    pattern: Annotated[
+        str, typer.Option(help="How branches are named: a regular expression with the group `step`; else the family's.")
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
     """The checkpoints of a model that are published, in the order of training, and the steps that are missing.
@@ -50,11 +53,14 @@ def revisions(
     Example: `tidemark revisions olmo-1b --originals published`
     """
     from toolkit import families
-    from toolkit.checkpoints import pin
+    from toolkit.checkpoints import pin, selection
     from toolkit.checkpoints.revisions import missing
     from toolkit.checkpoints.web import of_root
 
     found = families.find(model)
+    if pattern:
+        selection.check_pattern(pattern)
+        found = replace(found, pattern=pattern)
     lists = True if originals == "published" else originals
     known, others, refs = pin.revisions(of_root(root.expanduser().absolute()), found, lists)
     gone = missing(found, known)
@@ -111,7 +117,8 @@ def lock(
     Example: `tidemark lock configs/studies/olmo2-1b.yaml`
     """
     words = study_file.load(study, sets or (), locked=False)
-    known = {} if update else lock_module.read(study)
+    known_before = lock_module.read(study)
+    known = {} if update else known_before
     entries: dict[str, dict[str, Any]] = {}
     for name, pin in _pinned(words):
         asked = lock_module.asked(words.stages[name].words())
@@ -124,6 +131,9 @@ def lock(
         except ValueError as error:
             raise StudyError(str(error), ("stages", name), words.origins) from error
         entries[name] = {"asked": asked, **found}
+        before = known_before.get(name)
+        if before is not None and before["asked"] == asked and (moved := lock_module.moved(before, entries[name])):
+            out.print(f"{name}: moved since it was locked: {escape(', '.join(moved))}")
         for line in told:
             out.print(f"{name}: {escape(line)}")
     if not entries:

@@ -54,6 +54,19 @@ def lay(stages: Mapping[str, Any], entries: Mapping[str, Mapping[str, Any]]) -> 
             stage["spec"], stage["axes"] = dict(entry["spec"]), dict(entry["axes"])
 
 
+def moved(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Labels (or the stage's spec) that stand for something else now, are new, or are gone."""
+    were, are = _values(before), _values(after)
+    return [label for label in dict.fromkeys([*were, *are]) if were.get(label) != are.get(label)]
+
+
+def _values(entry: Mapping[str, Any]) -> dict[str, Any]:
+    plain = json.loads(json.dumps(entry))
+    pairs = [pair for values in plain["axes"].values() if isinstance(values, list) for pair in values]
+    labelled = {str(pair[0]): pair[1] for pair in pairs if isinstance(pair, list)}
+    return labelled or {"spec": plain["spec"]}
+
+
 def write(study: Path, entries: Mapping[str, Mapping[str, Any]]) -> Path:
     """Replace the lock; a line for each value, so that a difference between two locks can be read."""
     stages = ",\n".join(f"  {json.dumps(name)}: {{\n{_lines(entry)}\n  }}" for name, entry in entries.items())

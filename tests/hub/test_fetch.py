@@ -138,9 +138,14 @@ def test_patience_ends(hub: Standin, web: Client, tmp_path: Path) -> None:
     hub.push("org/model", "main", {"config.json": b"{}", "model.safetensors": bytes(20_000)})
     files = listing(web())
     hub.faults = lambda request: Fault(status=503)
-    with pytest.raises(HubUnavailable, match="model.safetensors answers 503, again and again") as caught:
+    with pytest.raises(
+        HubUnavailable, match=r"model.safetensors answers 503, \d+ times over: check the network"
+    ) as caught:
         fetch(web(seconds=0.3), files, tmp_path / "state", quiet)
     assert classify(caught.value) is Failure.HUB
+    hub.faults = lambda request: Fault(status=429, retry_after="0")
+    with pytest.raises(HubUnavailable, match="answers 429, 41 times over"):
+        fetch(web(seconds=60), files, tmp_path / "more", quiet)
     with pytest.raises(HubUnavailable, match="ConnectError"):
         Repo(web=Web(budget=web().budget, hub="http://127.0.0.1:9", token=None, patience=web(seconds=0.2).patience),
              name="a/b").refs()  # fmt: skip

@@ -64,9 +64,13 @@ def test_revisions_lists_what_is_there_and_what_is_not(desk: Desk, tmp_path: Pat
     places = {(r["stage"], r["step"]): (bool(r["branch"]), bool(r["url"])) for r in found["revisions"] if r["step"]}
     assert places[1, 2000] == (True, True) and places[1, 3000] == (False, True) and places[1, 100] == (True, False)
     assert found["revisions"][1]["commit"] == desk.hub.repositories["model", REPO].branches[branch(100)]
-    assert (
-        "no list of originals of org/x" in desk.said("revisions", "org/x", "--originals", "published", code=1) or True
+    desk.hub.push("org/x", "step5", {"README.md": b"x"})
+    desk.hub.push("org/x", "ckpt_7", {"README.md": b"x"})
+    assert "no list of originals of org/x is known" in desk.said(
+        "revisions", "org/x", "--originals", "published", code=1
     )
+    assert "1 branches are none: step5" in desk.said("revisions", "org/x", "--pattern", r"ckpt_(?P<step>\d+)")
+    assert "has no group (?P<step>...)" in desk.said("revisions", "org/x", "--pattern", "step", code=1)
     assert "unknown model 'olmo2-1c'; did you mean 'olmo2-1b'" in desk.said("revisions", "olmo2-1c", code=1)
 
 
@@ -95,7 +99,8 @@ def test_a_branch_that_moves_changes_nothing_until_it_is_asked_to(desk: Desk, mo
     requests = len(desk.hub.log)
     assert "checkpoint: as it was locked" in desk.said("lock", desk.study)
     assert len(desk.hub.log) == requests and (desk.folder / "study.lock").read_text() == before
-    desk.said("lock", desk.study, "--update")
+    said = desk.said("lock", desk.study, "--update")
+    assert "checkpoint: moved since it was locked: 100" in said and "fixed: moved since it was locked: spec" in said
     assert (desk.folder / "study.lock").read_text().count(moved) == 2
 
 
@@ -137,8 +142,8 @@ def test_the_same_weights_under_two_names_are_refused_before_bytes_move(desk: De
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"config.json": b'{"model_type": "hf_olmo"}'}, "1000 cannot be used here: 1000/config.json cannot be read"),
-        ({"tokenizer_config.json": None}, "1000 cannot be used here: 1000 holds no tokenizer"),
+        ({"config.json": b'{"model_type": "hf_olmo"}'}, ": 1000/config.json cannot be read: The checkpoint"),
+        ({"tokenizer_config.json": None}, ": 1000 holds no tokenizer"),
         ({"model.safetensors": None}, f"{REPO}@"),
     ],
 )

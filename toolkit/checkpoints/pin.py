@@ -6,6 +6,7 @@ the URL and ETag of an original. Fields are those of the spec of `jobs/download.
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,7 @@ def select(web: Web, name: str, words: Any, folder: Path) -> list[tuple[int | st
         ValueError: an unknown model, an unknown word, a step that is not there.
     """
     wanted, model = selection.read(words), families.find(name)
+    model = model if wanted.pattern is None else replace(model, pattern=wanted.pattern)
     found, _, refs = revisions(web, model, wanted.originals, folder)
     chosen = selection.choose(wanted, found)
 

@@ -40,7 +40,11 @@ def _points(found: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         if isinstance(values, list)
         for label, fields in (v for v in values if isinstance(v, tuple))
     ]
-    yield from ((str(label), {**spec, **fields}) for label, fields in labelled) if labelled else [("it", spec)]
+    yield from ((str(label), {**spec, **fields}) for label, fields in labelled) if labelled else [(_name(spec), spec)]
+
+
+def _name(spec: Mapping[str, Any]) -> str:
+    return str(spec.get("repo") or spec.get("original"))
 
 
 def list_all(web: Web, points: Mapping[str, Mapping[str, Any]]) -> dict[str, list[File]]:
@@ -90,8 +94,15 @@ def check_readable(web: Web, listings: Listings) -> list[str]:
             try:
                 kinds.append(_read(fetched))
             except ValueError as error:
-                raise ValueError(f"{label} cannot be used here: {str(error).replace(str(fetched), label)}") from error
+                problem = str(error).replace(str(fetched), label).splitlines()[0]  # transformers adds advice in several
+                raise ValueError(f"{label} cannot be used with transformers {_version()}: {problem}") from error
     return sorted(set(kinds))
+
+
+def _version() -> str:
+    import transformers
+
+    return transformers.__version__
 
 
 def _read(folder: Path) -> str:

@@ -1,6 +1,7 @@
 """Which revisions of a model a study wants: `{steps: [...]}`, `{log_spaced: 12, main: true}`, `all`, `main`."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +17,9 @@ class Selection:
     steps: exactly these. tokens: the revisions nearest to these counts. every: steps that are multiples of it.
     log_spaced: so many from the first step after 0 to the last, spaced evenly in the logarithm. main: the end of the
     training. all: every revision. stage, ingredient: the run that steps and tokens count in; with `all`, nothing else.
-    without: steps or branches to leave out. originals: also unsharded originals, from the published lists (true) or a
-    list of one's own, for what has no branch on the Hub.
+    without: steps or branches to leave out. pattern: a regular expression with the group `step` (and `stage`,
+    `ingredient`) that branches match, instead of the family's. originals: for what has no branch on the Hub, unsharded
+    originals, from the published lists (true) or a list of one's own.
     """
 
     steps: tuple[int, ...] = ()
@@ -29,15 +31,28 @@ class Selection:
     stage: int | None = None
     ingredient: int | str | None = None
     without: tuple[int | str, ...] = ()
+    pattern: str | None = None
     originals: bool | str = False
 
     def __post_init__(self) -> None:
+        if self.pattern is not None:
+            check_pattern(self.pattern)
         for name, least in (("every", 1), ("log_spaced", 2)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name} is {value}; it must be at least {least}")
         if not (self.steps or self.tokens or self.every or self.log_spaced or self.main or self.all):
             raise ValueError("a selection names steps, tokens, every, log_spaced, main or all")
+
+
+def check_pattern(pattern: str) -> None:
+    """Raises ValueError for what is no regular expression with the group `step`."""
+    try:
+        groups = re.compile(pattern).groupindex
+    except re.error as error:
+        raise ValueError(f"pattern {pattern!r} is not a regular expression: {error}") from error
+    if "step" not in groups:
+        raise ValueError(f"pattern {pattern!r} has no group (?P<step>...), which is where the step stands")
 
 
 def read(words: Any) -> Selection:

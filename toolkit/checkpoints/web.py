@@ -30,6 +30,7 @@ ROUTE = re.compile(
     r"/(?:refs|revision|tree|resolve)(?:[/?]|$)"
 )
 LONGEST_PAUSE = 60.0
+MOST_TRIES = 40
 UNREACHED = 45.0
 LONGEST_TOLD = 900.0  # a Retry-After beyond this is a matter for the user
 
@@ -69,9 +70,9 @@ class Patience:
         self._deadline = self._deadline or now + self.seconds
         if told is not None and told > LONGEST_TOLD:
             raise HubUnavailable(f"{problem}; it asks to wait {told:.0f} s: launch again then")
-        if now > self._deadline:
+        if now > self._deadline or self._tries >= MOST_TRIES:
             raise HubUnavailable(
-                f"{problem}, again and again for {self.seconds:.0f} s: check the network; what nodes without one need,"
+                f"{problem}, {self._tries + 1} times over: check the network; what nodes without one need,"
                 " `tidemark prefetch STUDY` fetches on a machine that has it"
             )
         wait = min(self.first * 2**self._tries, LONGEST_PAUSE) * random.uniform(0.75, 1.25)  # not all at once again

@@ -61,6 +61,8 @@ def test_log_spacing_is_even_where_steps_are_dense() -> None:
         ({"main": False}, "a selection names steps, tokens, every, log_spaced, main or all"),
         ({"every": 0}, "every is 0; it must be at least 1"),
         ({"log_spaced": 1}, "log_spaced is 1; it must be at least 2"),
+        ({"all": True, "pattern": "ckpt_[0-9"}, "pattern 'ckpt_[0-9' is not a regular expression"),
+        ({"all": True, "pattern": r"ckpt_\d+"}, "has no group (?P<step>...)"),
         ("everything", "a selection is `all`, `main` or words such as"),
         ([0, 1], "a selection is `all`, `main` or words such as"),
     ],
