@@ -11,6 +11,7 @@ from typing import Any, Literal
 from toolkit.stage import Context, Interrupted
 
 VERSION = 1
+INTERNET = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit.manifest.files import write_atomic
+from toolkit.study import pairs
 
 FORMAT = 1
 SELECT = "select"  # the key of an axis whose values are looked up
@@ -24,8 +25,8 @@ def path_of(study: Path) -> Path:
 
 def asked(stage: Mapping[str, Any]) -> dict[str, Any]:
     """The words of a stage that are looked up, as JSON holds them."""
-    words = {key: stage.get(key) or {} for key in ("spec", "axes")}
-    return dict(json.loads(json.dumps(words)))
+    axes = {axis: pairs(axis, values) for axis, values in (stage.get("axes") or {}).items()}
+    return dict(json.loads(json.dumps({"spec": stage.get("spec") or {}, "axes": axes})))
 
 
 def read(study: Path) -> dict[str, dict[str, Any]]:

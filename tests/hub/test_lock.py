@@ -104,6 +104,27 @@ def test_a_branch_that_moves_changes_nothing_until_it_is_asked_to(desk: Desk, mo
     assert (desk.folder / "study.lock").read_text().count(moved) == 2
 
 
+def test_branches_may_be_the_values_of_an_axis(desk: Desk) -> None:
+    """As a list, as labels with fields, and as labels that are numbers, which JSON would make texts of."""
+    old, new = branch(0), branch(1000)
+    desk.study.write_text(
+        "name: study\nstages:\n"
+        f"  listed: {{job: download, spec: {{repo: {REPO}}}, axes: {{revision: [{old}, {new}]}}}}\n"
+        f"  labelled: {{job: download, axes: {{at: {{start: {{repo: olmo2-1b, revision: {old}}}, end: {{repo: {REPO}}}}}}}}}\n"
+        f"  numbered: {{job: download, spec: {{repo: {REPO}}}, axes: {{step: {{0: {{revision: {old}}}, 7: {{revision: {new}}}}}}}}}\n"
+        "  copy: {job: convert, inputs: {source: {stage: numbered, step: 7}}}\n"
+    )
+    assert LOCKED in desk.said("plan", desk.study, code=1)
+    desk.said("lock", desk.study)
+    commits = desk.hub.repositories["model", REPO].branches
+    lock = json.loads((desk.folder / "study.lock").read_text())["stages"]
+    assert [fields["revision"] for _, fields in lock["listed"]["axes"]["revision"]] == [commits[old], commits[new]]
+    assert [fields["revision"] for _, fields in lock["labelled"]["axes"]["at"]] == [commits[old], commits["main"]]
+    assert [label for label, _ in lock["numbered"]["axes"]["step"]] == [0, 7]
+    plan = {stage["stage"]: stage["states"] for stage in desk.json("plan", desk.study)}
+    assert plan == {name: {"never-run": 2} for name in ("listed", "labelled", "numbered")} | {"copy": {"never-run": 1}}
+
+
 def test_words_that_were_changed_since_are_refused(desk: Desk) -> None:
     desk.write({**stages({"steps": [0]}), "fixed": CHECKPOINT})
     desk.said("lock", desk.study)

@@ -120,24 +120,33 @@ def stage(web: Web, words: Mapping[str, Any], folder: Path) -> Fields:
         ValueError: what cannot be looked up.
     """
     spec, axes = dict(words["spec"]), dict(words["axes"])
-    named = False
-    for axis, values in axes.items():
-        if isinstance(values, dict) and set(values) == {SELECT}:
-            if spec.get("kind", "model") != "model" or not isinstance(spec.get("repo"), str):
-                raise ValueError(f"axis {axis}: a selection is of a model's revisions: name its repo in spec")
-            axes[axis] = select(web, spec["repo"], values[SELECT], folder)
-        elif isinstance(values, list) and axis in ("repo", "revision", "original"):
-            axes[axis] = [(value, exact(web, {**_place(spec), axis: value})) for value in values]
-        elif isinstance(values, dict) and all(isinstance(v, dict) and _place(v) for v in values.values()):
-            axes[axis] = [(label, {**v, **exact(web, {**_place(spec), **v})}) for label, v in values.items()]
-        else:
-            continue
-        if named:
-            raise ValueError(f"axis {axis}: another axis says already what to fetch; put both into one mapping")
-        named = True
+    named = [axis for axis, values in axes.items() if _names(axis, values)]
+    if len(named) > 1:
+        raise ValueError(f"the axes {' and '.join(named)} both say what to fetch; put it into one mapping")
     if not named:
         return {"spec": exact(web, spec), "axes": axes}
+    axis, values = named[0], axes[named[0]]
+    if isinstance(values, dict) and set(values) == {SELECT}:
+        if spec.get("kind", "model") != "model" or not isinstance(spec.get("repo"), str):
+            raise ValueError(f"axis {axis}: a selection is of a model's revisions: name its repo in spec")
+        axes[axis] = select(web, spec["repo"], values[SELECT], folder)
+    else:
+        offered = _labelled(axis, values)
+        axes[axis] = [(label, {**v, **exact(web, {**_place(spec), **v})}) for label, v in offered]
     return {"spec": {key: value for key, value in spec.items() if key not in _place(spec)}, "axes": axes}
+
+
+def _names(axis: str, values: Any) -> bool:
+    """Whether an axis says what to fetch."""
+    selects = isinstance(values, dict) and set(values) == {SELECT}
+    return selects or any(isinstance(fields, dict) and bool(_place(fields)) for _, fields in _labelled(axis, values))
+
+
+def _labelled(axis: str, values: Any) -> list[tuple[Any, Any]]:
+    """(label, fields) of an axis in any of the ways that it can be written."""
+    if isinstance(values, dict):
+        return list(values.items())
+    return [(v[0], v[1]) if isinstance(v, list) and len(v) == 2 else (v, {axis: v}) for v in values]
 
 
 def _place(fields: Mapping[str, Any]) -> Fields:

@@ -23,9 +23,11 @@ def examine(web: Web, found: Mapping[str, Any]) -> list[str]:
     Raises:
         ValueError: two revisions with the same weights, a config or tokenizer that this transformers cannot read.
     """
-    listings = list_all(web, dict(_points(found)))
+    points = dict(_points(found))
+    listings = list_all(web, points)
     refuse_duplicates(listings)
-    kinds = check_readable(web, listings)
+    models = [label for label, fields in points.items() if fields.get("kind", "model") == "model"]
+    kinds = check_readable(web, {label: listings[label] for label in models if not points[label].get("files")})
     size = sum(file.size for files in listings.values() for file in files)
     read = f"; transformers reads them ({', '.join(kinds)})" if kinds else ""
     return [f"{len(listings)} to fetch, {amount(size)} in all{read}"]
@@ -76,7 +78,7 @@ def refuse_duplicates(listings: Listings) -> None:
 
 def check_readable(web: Web, listings: Listings) -> list[str]:
     """Fetch every different config and tokenizer once, and let the installed transformers read them; returns the
-    model types. Originals have none: they are read by their conversion.
+    model types. Originals have none, and are read by their conversion.
 
     Raises:
         ValueError: an architecture that is unknown here, no tokenizer, or one that does not fit its model.

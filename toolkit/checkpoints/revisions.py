@@ -105,12 +105,12 @@ def from_list(model: Model, text: str, source: str) -> list[Revision]:
         raise ValueError(f"{source} is no list of originals: it needs the columns Step and 'Checkpoint Directory'")
     found = {}
     for number, row in enumerate(rows, 2):
-        url = row["Checkpoint Directory"].strip().rstrip("/")
+        url = (row["Checkpoint Directory"] or "").strip().rstrip("/")
         match = FOLDER.fullmatch(url.rsplit("/", 1)[-1])
         if not re.match(r"https?://", url) or match is None:
             raise ValueError(f"{source}:{number}: {url!r} is not the URL of a folder step<N>-unsharded")
         stage = re.search(r"stage(\d)", url)
-        ingredient = re.search(r"ingredient([\d+]+)", url)
+        ingredient = re.search(r"ingredient([\d+]+)", url) or re.fullmatch(r"([\d+]+)", row.get("Ingredient") or "")
         made = Revision(
             step=int(match["step"]),
             tokens=_tokens(model, int(stage[1]) if stage else 1, int(match["step"])),

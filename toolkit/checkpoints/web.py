@@ -183,13 +183,13 @@ def _explained(told: str, status: int, code: str, named: re.Match[str], web: Web
         log_in = "the token that is set (HF_TOKEN, or `hf auth login`) has no access to it"
     else:
         log_in = "log in with `hf auth login`, or set HF_TOKEN to a token of yours"
-    if code == "GatedRepo" or status == 403:
+    if code == "GatedRepo":
         return f"{repo} is gated: open {page} and ask for access; {log_in}"
     if code == "RevisionNotFound":
         return f"{repo} has no such revision ({told}); `tidemark revisions {repo}` lists those that it has"
     if code == "EntryNotFound":
         return f"{repo} has no such file: {told}"
-    return f"there is no {kind} {repo} at {page}, or it is private: {log_in}" if status in (401, 404) else told
+    return f"there is no {kind} {repo} at {page}, or it is private: {log_in}" if status in (401, 403, 404) else told
 
 
 def _told(headers: Any) -> float | None:
