@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -89,13 +90,9 @@ def revisions(
 
 def _gaps(gone: Sequence[int], there: Sequence[int]) -> str:
     """Missing steps as ranges that no step which is there interrupts."""
-    ranges: list[list[int]] = []
-    steps = sorted({*gone, *there})
-    for step in gone:
-        if ranges and steps[steps.index(step) - 1] == ranges[-1][-1]:
-            ranges[-1].append(step)
-        else:
-            ranges.append([step])
+    absent = set(gone)
+    runs = groupby(sorted({*gone, *there}), key=absent.__contains__)
+    ranges = [list(steps) for missing, steps in runs if missing]
     shown = [f"{r[0]}" if len(r) == 1 else f"{r[0]}-{r[-1]} ({len(r)})" for r in ranges]
     more = f" and {len(shown) - GAPS} more ranges" if len(shown) > GAPS else ""
     return f"{len(gone)} steps are missing: {', '.join(shown[:GAPS])}{more}" if gone else "no step is missing"

@@ -5,6 +5,7 @@ import json
 import random
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 from pathlib import Path
 
@@ -170,6 +171,20 @@ def test_a_spoilt_byte_is_found_and_the_file_fetched_again(hub: Standin, web: Cl
         HubUnavailable, match=r"config.json: the digest should be git:\w{40} and is git:\w{40}, 3 times"
     ):
         fetch(web(), files, tmp_path / "other", quiet)
+
+
+def test_two_attempts_at_once_do_not_spoil_each_other(hub: Standin, web: Client, tmp_path: Path) -> None:
+    """One of them was wrongly thought dead; it starts later, in the middle of the other's work."""
+    content = {"config.json": b"{}", "model.safetensors": random.Random(5).randbytes(1_000_000)}
+    hub.push("org/model", "main", content)
+    hub.pace = 0.005
+    files = listing(web())
+    with ThreadPoolExecutor(3) as threads:
+        attempts = []
+        for _ in range(3):
+            attempts.append(threads.submit(fetch, web(), files, tmp_path / "state", quiet))
+            time.sleep(0.1)
+    assert all(same(attempt.result(), files, content) for attempt in attempts)
 
 
 def test_a_server_without_ranges_costs_bytes_but_no_error(hub: Standin, web: Client, tmp_path: Path) -> None:

@@ -79,8 +79,6 @@ def _fetch(web: Web, file: File, state: Path, counter: _Counter) -> None:
     for folder in (final.parent, part.parent):
         folder.mkdir(parents=True, exist_ok=True)
     for _ in range(TRIES):
-        with open(part, "ab"):  # made if it is not there, never cut: another attempt may be at it
-            pass
         found = _complete(web, file, part, counter)
         if found in (file.digest, ""):
             _arrive(part, final)
@@ -101,7 +99,8 @@ def _arrive(part: Path, final: Path) -> None:
 def _complete(web: Web, file: File, part: Path, counter: _Counter) -> str:
     """Append what is missing; returns the digest of the whole, "" if the file has none."""
     digest = _digest(file)
-    with open(part, "r+b", buffering=0) as out:
+    # Made if it is not there, and never cut: another attempt may be at it.
+    with open(os.open(part, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0) as out:
         while block := out.read(BLOCK):
             digest.update(block)
         counter.add(out.tell())

@@ -145,5 +145,7 @@ def missing(model: Model, revisions: Sequence[Revision]) -> list[int]:
     gaps = Counter(b - a for a, b in pairwise(sorted(set(steps))))
     if not gaps:
         return []
-    usual = gaps.most_common(1)[0][0]
+    usual, times = gaps.most_common(1)[0]
+    if times * 2 < gaps.total():  # there is nothing usual about it
+        return []
     return sorted(set(range(-(-min(steps) // usual) * usual, max(steps), usual)) - set(steps))

@@ -58,6 +58,11 @@ def test_pythia_announced_154_steps() -> None:
     assert missing(model, from_branches(model, there)[0]) == [0, 512, 71000]
 
 
+def test_steps_without_a_usual_distance_miss_nothing() -> None:
+    assert missing(ANY, from_branches(ANY, ["step1", "step2", "step10", "step50", "step1000000"])[0]) == []
+    assert missing(ANY, from_branches(ANY, ["step10", "step20", "step40", "step50"])[0]) == [30]
+
+
 def test_an_unknown_model_is_told_the_nearest() -> None:
     with pytest.raises(ValueError, match="unknown model 'olmo-1bb'; did you mean 'olmo-1b'"):
         families.find("olmo-1bb")
@@ -100,6 +105,8 @@ def test_a_step_may_be_on_the_hub_or_an_original_or_both() -> None:
 def test_the_url_decides_where_a_list_contradicts_itself() -> None:
     text = "Step,Checkpoint Directory\n5,https://h/ai2-llm/x/step7-unsharded/\n8,https://h/x/step8+3-nooptim-reshard4\n"
     assert [r.step for r in from_list(ANY, text, "x.csv")] == [7, 8]
+    text = "Ingredient,Step,Checkpoint Directory\n1+2,5,https://h/x/stage2/step5-unsharded/\n"
+    assert [(r.stage, r.ingredient) for r in from_list(ANY, text, "x.csv")] == [(2, "1+2")]
     with pytest.raises(ValueError, match="x.csv:2: 'https://h/a/optim' is not the URL of a folder"):
         from_list(ANY, "Step,Checkpoint Directory\n1,https://h/a/optim/\n", "x.csv")
     with pytest.raises(ValueError, match="x.csv is no list of originals"):
