@@ -119,8 +119,9 @@ def _read(folder: Path) -> str:
 
 
 def amount(size: int) -> str:
-    """Bytes in words: `14.2 GB`, `3.1 MB`."""
-    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
+    """Bytes in words: `14.2 GB`, `3.1 MB`, `0.4 kB`."""
+    unit, word = next((pair for pair in ((1e9, "GB"), (1e6, "MB")) if size >= pair[0]), (1e3, "kB"))
+    return f"{size / unit:,.1f} {word}"
 
 
 def check_room(folder: Path, size: int, inodes: int) -> None:
