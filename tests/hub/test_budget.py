@@ -8,7 +8,7 @@ from toolkit.checkpoints.budget import BLOCK, Budget
 
 
 def _spend(folder: Path, seconds: float, times: "multiprocessing.Queue[float]") -> None:
-    budget = Budget(folder=folder, limits={"api": 50}, window=1.0)
+    budget = Budget(folder=folder, limits={"api": 50}, window=3.0)
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         budget.take("api")
@@ -18,7 +18,7 @@ def _spend(folder: Path, seconds: float, times: "multiprocessing.Queue[float]") 
 def test_three_processes_stay_within_one_budget(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     times: multiprocessing.Queue[float] = context.Queue()
-    workers = [context.Process(target=_spend, args=(tmp_path, 3.0, times)) for _ in range(3)]
+    workers = [context.Process(target=_spend, args=(tmp_path, 7.0, times)) for _ in range(3)]
     for worker in workers:
         worker.start()
     taken = []
@@ -28,8 +28,8 @@ def test_three_processes_stay_within_one_budget(tmp_path: Path) -> None:
         else:
             time.sleep(0.01)
     taken.sort()
-    # A block is spent at once here, so each window holds what was reserved in it; the tolerance is one block's delay.
-    most = max(sum(start <= t < start + 0.9 for t in taken) for start in taken)
+    # A busy machine may stop a process between its right to send and the note of it: half a second is left for that.
+    most = max(sum(start <= t < start + 2.5 for t in taken) for start in taken)
     assert most <= 50 and len(taken) >= 100, (most, len(taken))
 
 

@@ -9,6 +9,7 @@ the Hub answers 429, which has the last word anyway.
 """
 
 import os
+import random
 import threading
 import time
 import uuid
@@ -20,7 +21,7 @@ from pathlib import Path
 LIMITS = {"api": 1000, "files": 5000}  # requests in a window, for a user without a subscription
 WINDOW = 300.0  # seconds
 BLOCK = 20
-FRESH = 30.0  # seconds after which what is left of a block counts as spent
+FRESH = 0.1  # of the window: the time in which a block is to be spent; what is left of it then is given up
 
 
 @dataclass(kw_only=True)
@@ -33,11 +34,16 @@ class Budget:
     _left: dict[str, tuple[int, float]] = field(default_factory=dict, init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
+    @property
+    def _counted(self) -> float:
+        """Seconds for which a block counts: its last request may come when it is no longer fresh."""
+        return self.window * (1 + FRESH)
+
     def take(self, kind: str) -> None:
         """Wait for the right to send one request of a kind of `limits`."""
         with self._lock:
             left, since = self._left.get(kind, (0, 0.0))
-            if not left or time.monotonic() - since > min(FRESH, self.window):
+            if not left or time.monotonic() - since > FRESH * self.window:
                 left = min(BLOCK, self.limits[kind])
                 while (wait := self._reserve(kind, left)) > 0:
                     time.sleep(wait)
@@ -50,18 +56,20 @@ class Budget:
         mine = self.folder / f"{kind}.{count}.{uuid.uuid4().hex}"
         mine.touch(exist_ok=False)
         now = mine.stat().st_mtime
-        older = sorted(
-            (stamp, name, n) for stamp, name, n in self._blocks(kind, now) if (stamp, name) < (now, mine.name)
-        )
+        others = sorted(block for block in self._blocks(kind, now) if block[1] != mine.name)
         room = self.limits[kind] - count
-        if sum(n for *_, n in older) <= room:
+        spent = sum(n for *_, n in others)
+        if spent <= room:
             return 0.0
+        # All others count, not only earlier ones: files that are made within one tick of the clock have the same time,
+        # and one of them may have been there when this one was not. So two may give way to each other, and try again.
         mine.unlink(missing_ok=True)
-        spent = sum(n for *_, n in older)
-        for stamp, _, n in older:  # until so many have left the window that this block fits
+        if sum(n for stamp, _, n in others if stamp < now) <= room:
+            return random.uniform(0.01, 0.1)
+        for stamp, _, n in others:  # until so many have left the window that this block fits
             spent -= n
             if spent <= room:
-                return max(stamp + self.window - now, 0.0) + 0.01
+                return max(stamp + self._counted - now, 0.0) + random.uniform(0.01, 0.1)
         raise AssertionError("a block is never larger than the limit")
 
     def _blocks(self, kind: str, now: float) -> list[tuple[float, str, int]]:
@@ -70,7 +78,7 @@ class Budget:
         for entry in os.scandir(self.folder):
             with suppress(FileNotFoundError):  # another process removed it
                 stamp = entry.stat().st_mtime
-                if stamp < now - self.window:
+                if stamp < now - self._counted:
                     os.unlink(entry.path)
                 elif entry.name.startswith(f"{kind}."):
                     found.append((stamp, entry.name, int(entry.name.split(".")[1])))
