@@ -57,7 +57,10 @@ class Spec:
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """model: an HF folder. data: rows for the tasks of configs/tasks. predictions: an artifact of `generate`."""
+    """model: an HF folder. data: rows for the tasks of configs/tasks, or the download of a built-in task's data set.
+
+    predictions: an artifact of `generate`.
+    """
 
     model: Artifact | None = None
     data: Artifact | None = None
@@ -105,7 +108,8 @@ def _model(spec: Spec, model: Artifact, data: Artifact | None, out: Path, ctx: C
     from toolkit.generation import models
 
     # Tasks first: a wrong name or missing data should not wait for the weights.
-    source = Source(data=data.path if data else None, split=spec.split, shots_split=spec.shots_split)
+    repo = data.record.get("spec", {}).get("repo") if data else None  # of a download
+    source = Source(data=data.path if data else None, repo=repo, split=spec.split, shots_split=spec.shots_split)
     tasks = load(spec.tasks, source, spec.shots, spec.seed, ctx.state / "tasks")
     weights, tokenizer = models.load(model.path, spec.precision, ctx.resources.threads)
     longest = spec.max_length or models.context_length(weights) or 2048

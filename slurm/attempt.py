@@ -106,7 +106,12 @@ class Child:
         os.set_blocking(self.reading, False)  # a rank that the child left behind may hold the pipe open
         with open(self.reading, "rb") as pipe:
             said = pipe.read()
-        return json.loads(said) if said else self._silent_death(os.waitstatus_to_exitcode(status))
+        if not said:
+            return self._silent_death(os.waitstatus_to_exitcode(status))
+        report: dict[str, Any] = json.loads(said)
+        if report.get("reason") == Failure.LOST and oom_kills() > self.kills:
+            report["reason"] = Failure.OOM  # it was a process of the stage that the kernel chose
+        return report
 
     def _silent_death(self, code: int) -> dict[str, Any]:
         if -code in CRASHES:

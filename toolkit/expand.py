@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from toolkit.fingerprint import fingerprint, spec_fields
+from toolkit.lock import SELECT
 from toolkit.lookup import find, unknown
 from toolkit.spec import FieldError, build, coerce, defaults, field_types
 from toolkit.stage import Choice, Request
@@ -253,11 +254,18 @@ def _variants(study: Study, name: str, job: ModuleType, sources: Mapping[str, An
 def _axis_values(study: Study, name: str, axis: str, values: Any) -> list[tuple[Scalar, Mapping[str, Any], Keys]]:
     """(coordinate, fields that it sets, where it stands) for every value of an axis."""
     at: Keys = ("stages", name, "axes", axis)
+    if isinstance(values, Mapping) and set(values) == {SELECT}:
+        text = (
+            "the study's lock does not have this selection (or it was changed since): `tidemark lock STUDY` looks it up"
+        )
+        raise _fail(study, f"{text}, with a network, and pins it", *at)
     if isinstance(values, Mapping) and values:
         return [
             (label, value if isinstance(value, Mapping) else {axis: value}, (*at, label))
             for label, value in values.items()
         ]
+    if isinstance(values, (list, tuple)) and values and all(_is_labelled(value) for value in values):
+        return [(label, value, (*at, i)) for i, (label, value) in enumerate(values)]
     if not isinstance(values, (list, tuple)) or not values:
         raise _fail(study, f"an axis is a list of values or a mapping of labels to fields, not {values!r}", *at)
     seen: set[Scalar] = set()
@@ -268,6 +276,11 @@ def _axis_values(study: Study, name: str, axis: str, values: Any) -> list[tuple[
             raise _fail(study, f"the value {value!r} stands twice", *at, i)
         seen.add(value)
     return [(value, {axis: value}, (*at, i)) for i, value in enumerate(values)]
+
+
+def _is_labelled(value: Any) -> bool:
+    """`[label, {field: value}]` says what a mapping says, also in JSON, whose keys are never numbers."""
+    return isinstance(value, (list, tuple)) and len(value) == 2 and isinstance(value[1], Mapping)
 
 
 def _check_inputs(study: Study, name: str, inputs: type, given: Mapping[str, Any]) -> None:

@@ -31,12 +31,20 @@ class Failure(StrEnum):
     LOST = "LOST"
 
 
+class Killed(RuntimeError):
+    """A process of the stage was killed from outside: by a person, or for lack of memory."""
+
+
 class NanLoss(FloatingPointError):
     """Training reached a loss that is not a finite number."""
 
 
 class FilesNotVisible(OSError):
     """Files that a record names are not there (yet): a network file system's caches, or somebody removed them."""
+
+
+class HubUnavailable(OSError):
+    """A server of checkpoints or data sets fails, or sends what it should not, however often it is asked."""
 
 
 class UpstreamDamaged(ValueError):
@@ -177,6 +185,10 @@ def _specific(error: BaseException) -> Failure | None:
         return Failure.FS_VISIBILITY
     if isinstance(error, UpstreamDamaged):
         return Failure.UPSTREAM
+    if isinstance(error, HubUnavailable):
+        return Failure.HUB
+    if isinstance(error, Killed):
+        return Failure.LOST
     if isinstance(error, NanLoss):
         return Failure.NAN_LOSS
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":

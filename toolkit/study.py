@@ -45,7 +45,17 @@ class Stage:
 
     def words(self) -> dict[str, Any]:
         """As a study file would write it."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name)}
+        words = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name)}
+        if self.axes:  # labels stay what they are in JSON, which has no numbers as keys
+            words["axes"] = {axis: pairs(axis, values) for axis, values in self.axes.items()}
+        return words
+
+
+def pairs(axis: str, values: Any) -> Any:
+    """The values of an axis; labels that are not text as a list of [label, fields], which JSON can hold."""
+    if not isinstance(values, Mapping) or all(isinstance(label, str) for label in values):
+        return values
+    return [[label, value if isinstance(value, Mapping) else {axis: value}] for label, value in values.items()]
 
 
 @dataclass(frozen=True, kw_only=True)

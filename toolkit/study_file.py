@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from toolkit import lock
 from toolkit.lookup import unknown
 from toolkit.study import Keys, Stage, Study, StudyError
 
@@ -35,8 +36,10 @@ _Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.v
 _Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(node.value))
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> Study:
+def load(path: Path, overrides: Sequence[str] = (), locked: bool = True) -> Study:
     """The study in a `.yaml` or `.py` file, with `stage.field=value` overrides applied.
+
+    locked: put what the lock beside the file has looked up in the place of the words that it was asked about.
 
     Raises:
         StudyError: the file is missing or is not a study; the message names file, line, value and valid choices.
@@ -54,6 +57,8 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Study:
         tree = parse(path.read_text(encoding="utf-8"), str(path), origins)
     for override in overrides:
         _override(tree, override, origins)
+    if locked and isinstance(tree, dict) and isinstance(tree.get("stages"), dict):
+        lock.lay(tree["stages"], lock.read(path))
     return build(tree, origins, path.parent)
 
 

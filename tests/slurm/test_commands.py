@@ -15,7 +15,7 @@ from tests.slurm.lab import HOME, QUIET, Lab
 
 COMMANDS = (
     "plan", "launch", "status", "why", "logs", "cancel", "table", "report", "compare", "check", "figure", "usage",
-    "verify", "adopt", "clean", "doctor",
+    "verify", "adopt", "clean", "doctor", "revisions", "lock", "prefetch",
 )  # fmt: skip
 CHAIN: dict[str, Any] = {
     "first": {"job": "probe", "axes": {"seed": [1, 2]}},

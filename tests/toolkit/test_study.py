@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from toolkit import lock
 from toolkit.expand import expand
 from toolkit.fingerprint import canonical, fingerprint, spec_fields
 from toolkit.spec import build
@@ -123,6 +124,36 @@ def test_labelled_values_set_several_fields():
     first, second = cells_of(stages)
     assert (first.coords, dict(first.spec)) == ({"recipe": "a"}, {"lr": 0.5, "seed": 3})
     assert (second.coords, dict(second.spec)) == ({"recipe": "b"}, {"steps": 7})
+
+
+def test_labels_that_are_numbers_stay_numbers_in_json():
+    """A launch keeps the study as JSON, whose keys are texts; workers must find the coordinates that the plan has."""
+    stages = {
+        "base": Stage(job="load", axes={"step": {0: {"step": 5}, 10: 7, "main": {"step": 9}}}),
+        "scores": Stage(job="score", inputs={"model": {"stage": "base", "step": 10}}),
+    }
+    study = build_study(json.loads(json.dumps(Study(name="s", stages=stages).words())))
+    cells = expand(study, load_job, str)
+    assert [(cell.coords, dict(cell.spec)) for cell in cells[:3]] == [
+        ({"step": 0}, {"step": 5}), ({"step": 10}, {"step": 7}), ({"step": "main"}, {"step": 9})
+    ]  # fmt: skip
+    assert cells[3].inputs["model"] is cells[1]
+    assert [c.fingerprint for c in cells] == [c.fingerprint for c in cells_of(stages)]
+
+
+def test_a_selection_that_is_not_locked_is_refused_by_name(tmp_path):
+    file = tmp_path / "study.yaml"
+    file.write_text("name: s\nstages:\n  base:\n    job: load\n    axes:\n      step: {select: all}\n")
+    with pytest.raises(StudyError, match=r"study.yaml:6: base.axes.step: .*`tidemark lock STUDY` looks it up"):
+        expand(load(file), load_job, str)
+    asked = {"spec": {}, "axes": {"step": {"select": "all"}}}
+    entry = {"asked": asked, "spec": {}, "axes": {"step": [[0, {"step": 3}], ["main", {"step": 4}]]}}
+    lock.write(file, {"base": entry})
+    assert [(c.coords["step"], c.spec["step"]) for c in expand(load(file), load_job, str)] == [(0, 3), ("main", 4)]
+    assert lock.read(file) == {"base": entry}
+    with pytest.raises(StudyError, match="`tidemark lock STUDY` looks it up"):
+        expand(load(file, ["base.step={select: main}"]), load_job, str)
+    assert expand(load(file, ["base.step=[7]"]), load_job, str)[0].spec == {"step": 7}
 
 
 def test_expansion_golden():

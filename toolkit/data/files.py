@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from toolkit.manifest.record import LOG, RECORD
+
 TEXT, LINES, WHOLE = (".txt", ".md"), (".jsonl",), (".json",)
 EXCERPT = 80  # characters of bad content that a message shows
 
@@ -20,7 +22,10 @@ def find_files(path: Path, endings: tuple[str, ...]) -> list[Path]:
     Raises:
         ValueError: there is none.
     """
-    offered = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    own = (
+        {path / RECORD, path / LOG} if (path / RECORD).is_file() else set()
+    )  # an artifact's record and log are no data
+    offered = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file() and p not in own)
     found = [p for p in offered if ending(p) in endings]
     if not found:
         there = f"; it has {', '.join(sorted({p.name for p in offered})[:5])}" if path.is_dir() and offered else ""

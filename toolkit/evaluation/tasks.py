@@ -28,9 +28,13 @@ NAMED = re.compile(rb"""^["']?task["']?:[ \t]*["']?([^\s"'#\[\]]+)""", re.M)
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where the rows of local tasks are: a data artifact, and splits to take instead of those the task file names."""
+    """Where the rows of local tasks are: a data artifact, and splits to take instead of those the task file names.
+
+    repo: the repository of the Hub that `data` is a download of; lm-eval's own tasks read it then in the Hub's place.
+    """
 
     data: Path | None = None
+    repo: str | None = None
     split: str | None = None
     shots_split: str | None = None
 
@@ -108,7 +112,9 @@ def load(names: Sequence[str], source: Source, shots: int, seed: int, folder: Pa
 def _join(name: str, source: Source, shots: int, folder: Path) -> Path:
     """Write the YAML that includes the file of task `name` and fills in its data; returns its path."""
     mine = own().get(name)
-    if mine is not None and source.data is not None:
+    if source.repo is not None:
+        joined = _downloaded(name, source)
+    elif mine is not None and source.data is not None:
         joined = {"include": str(mine), "task": name, **_local(name, mine, source, shots)}
     else:
         path = shipped(name)
@@ -123,6 +129,22 @@ def _join(name: str, source: Source, shots: int, folder: Path) -> Path:
     part.write_text(yaml.safe_dump(joined))
     os.replace(part, target)
     return target
+
+
+def _downloaded(name: str, source: Source) -> dict[str, Any]:
+    """What lm-eval's own task gets where its data set was downloaded: the folder, at the commit of the study."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    path = shipped(name)
+    wanted = load_yaml(path, resolve_func=False).get("dataset_path") if path is not None else None
+    if wanted != source.repo:
+        reads = f"reads {wanted}" if wanted else "is none of lm-eval's own"
+        raise ValueError(
+            f"task {name!r} {reads}, and the input 'data' is a download of {source.repo}: give the task its own data"
+        )
+    splits = {"test_split": source.split, "fewshot_split": source.shots_split}
+    chosen = {key: split for key, split in splits.items() if split is not None}
+    return {"include": str(path), "task": name, "dataset_path": str(source.data), **chosen}
 
 
 def _near(name: str) -> list[str]:

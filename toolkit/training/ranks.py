@@ -16,16 +16,22 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NoReturn
 
+from toolkit.failures import Killed
 from toolkit.stage import Group
 
 PR_SET_PDEATHSIG = 1
-POLL_SECONDS = 0.2
+POLL_SECONDS, GRACE_SECONDS = 0.2, 0.5
 
 
 class RankFailed(RuntimeError):
     """A rank ended with an error or was killed; the message has its traceback."""
+
+
+class RankKilled(RankFailed, Killed):
+    """A rank was killed; what others then say of their connection to it is no cause."""
 
 
 class StopFlag:
@@ -86,9 +92,27 @@ def _watch(pids: list[int], pipes: dict[int, int], stop: Callable[[], bool], fla
             if not block:
                 os.close(read)
                 del pipes[read]
-                value = _outcome(rank, len(pids), pids[rank], answers[rank].getvalue())
+                try:
+                    value = _outcome(rank, len(pids), pids[rank], answers[rank].getvalue())
+                except Exception as error:
+                    if not isinstance(error, RankKilled) and (other := _killed(pids)) is not None:
+                        raise RankKilled(f"rank {other} of {len(pids)} was killed") from error
+                    raise
                 result = value if rank == 0 else result
     return result
+
+
+def _killed(pids: list[int]) -> int | None:
+    """A rank that was killed, if there is one; its end may be seen after what it does to the others."""
+    deadline = time.monotonic() + GRACE_SECONDS
+    while time.monotonic() < deadline:
+        for rank, pid in enumerate(pids):
+            with suppress(ChildProcessError):  # it has been collected
+                seen = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                if seen is not None and seen.si_code in (os.CLD_KILLED, os.CLD_DUMPED):
+                    return rank
+        time.sleep(0.05)
+    return None
 
 
 def _outcome(rank: int, count: int, pid: int, answer: bytes) -> Any:
@@ -96,7 +120,7 @@ def _outcome(rank: int, count: int, pid: int, answer: bytes) -> Any:
     if not answer:
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
         hint = "; the kernel kills what exceeds its memory" if code == -signal.SIGKILL else ""
-        raise RankFailed(f"rank {rank} of {count} {how}{hint}")
+        raise (RankKilled if code < 0 else RankFailed)(f"rank {rank} of {count} {how}{hint}")
     value, error, text = pickle.loads(answer)
     if text is None:
         return value

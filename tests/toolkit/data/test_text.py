@@ -8,12 +8,21 @@ from datasets import load_from_disk
 
 from tests.toolkit.data.conftest import ARTICLES, SHARED, content
 from toolkit.data.datasets.text import Spec
+from toolkit.data.files import find_files
 
 TITLE = " = [^=].* = "
 
 
 def texts(artifact, split="train"):
     return load_from_disk(str(artifact.path / "data"))[split]["text"][:]
+
+
+def test_the_record_and_the_log_of_an_artifact_are_no_data(tmp_path):
+    for name in ("rows.json", "artifact.json", "log.txt", "inner/log.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("[]")
+    found = find_files(tmp_path, (".json", ".txt"))
+    assert [str(path.relative_to(tmp_path)) for path in found] == ["inner/log.txt", "rows.json"]
 
 
 def test_wikitext_is_cut_at_the_titles_of_articles(make, wikitext):

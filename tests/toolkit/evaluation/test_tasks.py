@@ -1,5 +1,6 @@
 """Tasks are found by name, joined with local data, and refused where their score would mean nothing."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,25 @@ def test_own_tasks_need_data_and_built_in_ones_say_when_theirs_is_missing(tmp_pa
         load("sciq", None, tmp_path)
     with pytest.raises(ValueError, match="the data of task 'piqa' cannot be read.*baber/piqa"):
         load("piqa", None, tmp_path)
+
+
+def test_a_downloaded_data_set_is_the_tasks_own_or_refused(tmp_path: Path) -> None:
+    row = {"question": "Who?", "distractor1": "a", "distractor2": "b", "distractor3": "c", "support": ""}
+    folder = tmp_path / "sciq"
+    folder.mkdir()
+    for split in ("train", "validation", "test"):
+        rows = [json.dumps({**row, "correct_answer": f"{split} {i}"}) for i in range(4)]
+        (folder / f"{split}.jsonl").write_text("\n".join(rows))
+    task = load("sciq", folder, tmp_path / "joined", repo="allenai/sciq", shots=1)
+    assert [doc["correct_answer"] for doc in task.eval_docs] == [f"test {i}" for i in range(4)]
+    task = load("sciq", folder, tmp_path / "joined", repo="allenai/sciq", split="validation")
+    assert task.eval_docs[0]["correct_answer"] == "validation 0"
+    with pytest.raises(
+        ValueError, match="task 'hellaswag' reads Rowan/hellaswag, and the input 'data' is a download of"
+    ):
+        load("hellaswag", folder, tmp_path / "joined", repo="allenai/sciq")
+    with pytest.raises(ValueError, match="task 'bios_qa' is none of lm-eval's own"):
+        load("bios_qa", folder, tmp_path / "joined", repo="allenai/sciq")
 
 
 def test_splits_and_columns_that_are_not_there(tiny: Tiny, tmp_path: Path) -> None:

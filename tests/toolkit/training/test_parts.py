@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.toolkit.training.small import Small, context, losses, weights
-from toolkit.failures import NanLoss
+from toolkit.failures import Failure, NanLoss, classify
 from toolkit.stage import Group, Resources
 from toolkit.training.order import Order
 from toolkit.training.ranks import RankFailed, StopFlag, run_ranks
@@ -92,6 +92,18 @@ def test_a_rank_that_is_killed_is_named() -> None:
 
     with pytest.raises(RankFailed, match="rank 1 of 2 was killed by SIGKILL; the kernel kills what exceeds its memory"):
         run_ranks(2, work, lambda: False, StopFlag())
+
+
+def test_what_a_rank_says_of_a_killed_neighbour_is_not_the_cause() -> None:
+    def work(rank: int) -> None:
+        if rank == 1:
+            time.sleep(0.2)
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise RuntimeError("Connection closed by peer")
+
+    with pytest.raises(RankFailed, match="rank 1 of 2 was killed") as caught:
+        run_ranks(2, work, lambda: False, StopFlag())
+    assert classify(caught.value) is Failure.LOST
 
 
 def test_ranks_die_with_their_parent(tmp_path: Path) -> None:
