@@ -28,10 +28,10 @@ class Summary:
     vocab_size: int
 
 
-def check_model(folder: Path, *, tokenizer: Path | None = None) -> Summary:
+def check_model(folder: Path, *, tokenizer: Path | None = None, bare: bool = False) -> Summary:
     """Check that a Hugging Face folder holds a whole causal language model; every weight is read once, in chunks.
 
-    tokenizer: where the tokenizer's files are, if not in `folder`.
+    tokenizer: where the tokenizer's files are, if not in `folder`. bare: there is none, and none is asked for.
 
     Raises:
         ValueError: no or unknown config, a missing, truncated or contradictory weight file, a key that the architecture
@@ -41,7 +41,8 @@ def check_model(folder: Path, *, tokenizer: Path | None = None) -> Summary:
     found = read_folder(folder)
     _check_keys(folder, found, config)
     vocab_size = int(config.get_text_config().vocab_size)
-    check_vocabulary(tokenizer or folder, vocab_size)
+    if not bare:
+        check_vocabulary(tokenizer or folder, vocab_size)
     for tensor in found.values():
         _check_finite(tensor)
     return Summary(

@@ -39,15 +39,15 @@ def rotate(x: "torch.Tensor", frequencies: "torch.Tensor", factor: float) -> "to
 
 
 def attend(
-    q: "torch.Tensor", k: "torch.Tensor", v: "torch.Tensor", *, dim: int, rotary: "tuple[torch.Tensor, float]",
-    window: int | None,
-) -> "torch.Tensor":  # fmt: skip
+    q: "torch.Tensor", k: "torch.Tensor", v: "torch.Tensor", *, rotary: "tuple[torch.Tensor, float]", window: int | None
+) -> "torch.Tensor":
     """Causal attention of q [B, T, heads * dim] on k and v [B, T, fewer heads * dim]; heads share keys in order.
 
-    window: how many tokens a token sees, itself among them; None for all before it.
+    rotary: frequencies [dim / 2], and a factor. window: how many tokens a token sees, itself among them; None for all.
     """
     import torch
 
+    dim = 2 * len(rotary[0])
     q, k, v = (x.unflatten(-1, (-1, dim)).transpose(1, 2) for x in (q, k, v))
     group = q.shape[1] // k.shape[1]
     k, v = (x.repeat_interleave(group, dim=1) for x in (rotate(k, *rotary), v))

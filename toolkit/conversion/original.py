@@ -1,6 +1,6 @@
 """A checkpoint in the format of its trainer, as what it takes to convert and to prove it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
 
 FORMATS = "toolkit.conversion.formats"
-Load = Callable[[str], "torch.Tensor"]  # the original's name of a weight -> the tensor in fp32
+Load = Callable[[str], Any]  # the original's name of a weight -> the tensor in fp32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +31,9 @@ class Original:
     """sources: the model's weights by the original's names. targets: by Hugging Face's names, in the order of the file.
 
     config: of the Hugging Face model. windows: of its layers, in tokens with the token itself; None is full attention.
-    clip: where queries, keys and values are clipped. frequencies: (rotary frequencies, factor) of layer n.
-    logits: (ids, load, layers, stress, scale) -> logits, by the original's own layout and config, for the proof.
+    clip: where queries, keys and values are clipped. rotary: layer -> its frequencies, and the factor on sine and cosine.
+    logits: (ids [B, T], load, stress, scale [B, 1, 1]) -> [B, T, rows of the embedding], computed by the original's
+        layout and config alone; `scale` multiplies the embedded tokens.
     """
 
     format: str
@@ -40,9 +41,10 @@ class Original:
     sources: Mapping[str, Weight]
     targets: Mapping[str, Weight]
     config: Mapping[str, Any]
-    windows: tuple[int | None, ...]
+    windows: Sequence[int | None]
     clip: float | None
-    logits: Callable[..., "torch.Tensor"]
+    rotary: "Callable[[int], tuple[torch.Tensor, float]]"
+    logits: "Callable[[torch.Tensor, Load, Stress, torch.Tensor], torch.Tensor]"
 
 
 def find(folder: Path) -> ModuleType | None:

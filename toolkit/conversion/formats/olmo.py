@@ -59,6 +59,7 @@ def read(folder: Path) -> Original:
         config=config,
         windows=(None,) * config["num_hidden_layers"],
         clip=model.get("clip_qkv"),
+        rotary=lambda layer: _rotary(model),
         logits=partial(_logits, dict(model)),
     )
 
@@ -234,15 +235,12 @@ def _targets(sources: Mapping[str, Weight], config: Mapping[str, Any], where: Pa
 
 
 def _logits(
-    model: Mapping[str, Any], ids: "torch.Tensor", load: Load, stress: Stress, scale: float
+    model: Mapping[str, Any], ids: "torch.Tensor", load: Load, stress: Stress, scale: "torch.Tensor"
 ) -> "torch.Tensor":
-    """Logits [B, T, rows of the embedding] of the original layout; `scale` multiplies the embedded tokens."""
     import torch.nn.functional as F
 
-    width, heads, clip = model["d_model"], model["n_heads"], model.get("clip_qkv")
-    dim, eps, after = width // heads, model.get("layer_norm_eps", 1e-5), model.get("norm_after", False)
-    rotary = frequencies(model.get("rope_theta", 10_000), dim, None)
-    norm = partial(_norm, model, load, eps)
+    width, clip, after = model["d_model"], model.get("clip_qkv"), model.get("norm_after", False)
+    rotary, norm = _rotary(model), partial(_norm, model, load, model.get("layer_norm_eps", 1e-5))
     x = F.embedding(ids, load("transformer.wte.weight")) * scale
     for n in range(model["n_layers"]):
         block = LAYER.format(n)
@@ -253,13 +251,17 @@ def _logits(
         q, k, v = fused.split([width, kv, kv], dim=-1)
         if model.get("attention_layer_norm", False):
             q, k = norm(f"{block}q_norm", q), norm(f"{block}k_norm", k)
-        out = F.linear(attend(q, k, v, dim=dim, rotary=rotary, window=None), load(f"{block}attn_out.weight"))
+        out = F.linear(attend(q, k, v, rotary=rotary, window=None), load(f"{block}attn_out.weight"))
         x = x + (norm(f"{block}attn_norm", out) if after else out)
         value, gate = F.linear(x if after else norm(f"{block}ff_norm", x), load(f"{block}ff_proj.weight")).chunk(2, -1)
         out = F.linear(F.silu(gate) * value, load(f"{block}ff_out.weight"))
         x = x + (norm(f"{block}ff_norm", out) if after else out)
     head = "transformer.wte.weight" if model.get("weight_tying", True) else "transformer.ff_out.weight"
     return F.linear(norm("transformer.ln_f", x), load(head))
+
+
+def _rotary(model: Mapping[str, Any]) -> "tuple[torch.Tensor, float]":
+    return frequencies(model.get("rope_theta", 10_000), model["d_model"] // model["n_heads"], None)
 
 
 def _norm(model: Mapping[str, Any], load: Load, eps: float, name: str, x: "torch.Tensor") -> "torch.Tensor":

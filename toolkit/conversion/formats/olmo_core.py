@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 CONFIG, FOLDER, METADATA = "config.json", "model_and_optim", ".metadata"
 NORMS = ("rms", "fused_rms", "cute_rms")  # one formula, three kernels
-LENGTH = 8192  # positions that OLMo 3 was pre-trained with; 4096 for OLMo 2
 
 
 def found(folder: Path) -> bool:
@@ -54,6 +53,7 @@ def read(folder: Path) -> Original:
         config=config,
         windows=tuple(layer.window for layer in layers),
         clip=None,
+        rotary=partial(_rotary, tree["model"]),
         logits=partial(_logits, tree["model"], [layer.window for layer in layers]),
     )
 
@@ -234,18 +234,25 @@ def _positions(model: Settings, layers: Sequence[Layer], tree: Mapping[str, Any]
     length = (tree.get("train_module") or {}).get("max_sequence_length") or (tree.get("dataset") or {}).get(
         "sequence_length"
     )
+    length = length or max(_reach(layer, 8192 if windows else 4096) for layer in layers)
     if not windows:
         return {
             "model_type": "olmo2", "architectures": ["Olmo2ForCausalLM"], "rope_parameters": ropes["full_attention"],
-            "max_position_embeddings": length or LENGTH // 2,
+            "max_position_embeddings": length,
         }  # fmt: skip
     # transformers gives a kind that is not named a theta of its own: both are written, whichever layers there are.
     default = next(iter(ropes.values()))
     return {
         "model_type": "olmo3", "architectures": ["Olmo3ForCausalLM"], "sliding_window": windows[0], "layer_types": kinds,
         "rope_parameters": {kind: ropes.get(kind, default) for kind in ("full_attention", "sliding_attention")},
-        "max_position_embeddings": length or LENGTH,
+        "max_position_embeddings": length,
     }  # fmt: skip
+
+
+def _reach(layer: Layer, trained: int) -> int:
+    """Positions that a layer was scaled to. A config without a length is given what OLMo 2 and 3 were trained with."""
+    scaling = layer.scaling or {}
+    return int(scaling.get("old_context_len", trained) * scaling.get("factor", 1))
 
 
 class Record:
@@ -352,24 +359,19 @@ def _targets(sources: dict[str, Weight], config: Mapping[str, Any]) -> dict[str,
 
 def _logits(
     model: Mapping[str, Any], windows: Sequence[int | None], ids: "torch.Tensor", load: Load, stress: Stress,
-    scale: float,
+    scale: "torch.Tensor",
 ) -> "torch.Tensor":  # fmt: skip
-    """Logits [B, T, rows] of the original layout; `scale` multiplies the embedded tokens."""
     import torch.nn.functional as F
 
     x = F.embedding(ids, load("embeddings.weight")) * scale
     for n, window in enumerate(windows):
-        block = (model.get("block_overrides") or {}).get(str(n)) or model["block"]
-        mixer = block.get("sequence_mixer") or block["attention"]
-        eps, rope = mixer["qk_norm"].get("eps", 1e-5), mixer["rope"]
-        dim = mixer.get("head_dim") or model["d_model"] // mixer["n_heads"]
-        scaling = read_scaling(Settings(rope, "config.json", "rope"))
-        rotary = frequencies(rope.get("theta", 500_000), dim, scaling)
+        block, mixer = _parts(model, n)
+        eps = mixer["qk_norm"].get("eps", 1e-5)
         q, k, v = (F.linear(x, load(f"blocks.{n}.attention.w_{letter}.weight")) for letter in "qkv")
         q = rms_norm(q, load(f"blocks.{n}.attention.q_norm.weight"), eps)
         k = rms_norm(k, load(f"blocks.{n}.attention.k_norm.weight"), eps)
-        seen = None if window is None else window - stress.shorter
-        out = F.linear(attend(q, k, v, dim=dim, rotary=rotary, window=seen), load(f"blocks.{n}.attention.w_out.weight"))
+        seen = attend(q, k, v, rotary=_rotary(model, n), window=None if window is None else window - stress.shorter)
+        out = F.linear(seen, load(f"blocks.{n}.attention.w_out.weight"))
         eps = block["layer_norm"].get("eps", 1e-5)
         x = x + rms_norm(out, load(f"blocks.{n}.attention_norm.weight"), eps)
         gate, value = (F.linear(x, load(f"blocks.{n}.feed_forward.w{number}.weight")) for number in (1, 3))
@@ -378,3 +380,15 @@ def _logits(
     eps = model["lm_head"]["layer_norm"].get("eps", 1e-5)
     x = rms_norm(x, load("lm_head.norm.weight"), eps)
     return F.linear(x, load(f"{'embeddings' if model.get('tie_word_embeddings') else 'lm_head.w_out'}.weight"))
+
+
+def _parts(model: Mapping[str, Any], layer: int) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    block = (model.get("block_overrides") or {}).get(str(layer)) or model["block"]
+    return block, block.get("sequence_mixer") or block["attention"]
+
+
+def _rotary(model: Mapping[str, Any], layer: int) -> "tuple[torch.Tensor, float]":
+    _, mixer = _parts(model, layer)
+    dim = mixer.get("head_dim") or model["d_model"] // mixer["n_heads"]
+    scaling = read_scaling(Settings(mixer["rope"], CONFIG, "rope"))
+    return frequencies(mixer["rope"].get("theta", 500_000), dim, scaling)
