@@ -31,7 +31,7 @@ class Original:
     """sources: the model's weights by the original's names. targets: by Hugging Face's names, in the order of the file.
 
     config: of the Hugging Face model. windows: of its layers, in tokens with the token itself; None is full attention.
-    clip: where queries, keys and values are clipped. rotary: layer -> its frequencies, and the factor on sine and cosine.
+    clip: where queries, keys and values are clipped. rotary: layer -> its frequencies, and a factor on sine and cosine.
     logits: (ids [B, T], load, stress, scale [B, 1, 1]) -> [B, T, rows of the embedding], computed by the original's
         layout and config alone; `scale` multiplies the embedded tokens.
     """

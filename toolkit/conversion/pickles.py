@@ -38,6 +38,10 @@ class Stored:
     stride: tuple[int, ...]
 
 
+class Refused(ValueError):
+    """A pickle asks for more than data."""
+
+
 def loads(data: bytes, names: Mapping[str, Any], where: str, persistent: Callable[[Any], Any] | None = None) -> Any:
     """What a pickle holds. names: `module.name` -> what stands in for it; nothing else is looked up.
 
@@ -50,19 +54,19 @@ def loads(data: bytes, names: Mapping[str, Any], where: str, persistent: Callabl
             try:
                 return names[f"{module}.{name}"]
             except KeyError:
-                raise ValueError(
+                raise Refused(
                     f"{where} is not read: its pickle asks for {module}.{name}, which no weights need. Files from"
                     " strangers may run programs this way; fetch it from its publisher and compare the digests"
                 ) from None
 
         def persistent_load(self, pid: Any) -> Any:
             if persistent is None:
-                raise ValueError(f"{where} is not read: its pickle refers to something outside of it ({pid!r})")
+                raise Refused(f"{where} is not read: its pickle refers to something outside of it ({pid!r})")
             return persistent(pid)
 
     try:
         return Restricted(io.BytesIO(data)).load()
-    except ValueError:
+    except Refused:
         raise
     except Exception as error:  # a damaged pickle fails in any way that its opcodes can
         raise ValueError(f"{where} is damaged: its pickle cannot be read ({type(error).__name__}: {error})") from error
@@ -115,7 +119,7 @@ def read_torch(path: Path, start: int = 0, length: int | None = None) -> Any:
 def _storage(pid: Any) -> tuple[str, str]:
     kind, dtype, key, *_ = pid
     if kind != "storage" or dtype not in BYTES:
-        raise ValueError(f"a tensor's storage is described as {pid!r}, which is not known")
+        raise Refused(f"a tensor's storage is described as {pid!r}, which is not known")
     return str(key), str(dtype)
 
 
@@ -136,7 +140,7 @@ def _place(tree: Any, name: str, data: Callable[[str], tuple[int, int]], path: P
 
 
 def _data(window: "_Window", entries: Mapping[str, zipfile.ZipInfo], key: str, path: Path) -> tuple[int, int]:
-    """(offset in the file, bytes) of a storage. The local header has a length of its own: the directory's may differ."""
+    """(offset in the file, bytes) of a storage; the length of an entry's own header stands in it alone."""
     info = entries.get(f"data/{key}")
     if info is None or info.compress_type != zipfile.ZIP_STORED:
         raise ValueError(f"{path}: the storage {key!r} of a tensor is {'compressed' if info else 'missing'}")

@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     import torch
 
 TOKENS, WINDOW, TINY, CLIP = 64, 24, 0.01, 0.2
-TOLERANCE = 1e-4  # of the largest logit; fp32 alone makes 2e-7 to 4e-6
+TOLERANCE = (
+    1e-3  # of the largest logit; fp32 makes 2e-7 to 4e-6 in four layers, the mistakes of the tests 6e-2 and more
+)
+SAME = 1e-4  # the same, against the reference implementation
 REFERENCE = "reference_logits.safetensors"
 
 
@@ -91,7 +94,7 @@ def _compare(original: Original, folder: Path, dtype: str | None, ids: "torch.Te
                 parameter.mul_(_pattern(weight.name, parameter))
         theirs = model(inputs_embeds=model.get_input_embeddings()(ids) * scale, use_cache=False).logits
         wanted = original.logits(ids, ours, stress, scale)
-    return check_same(theirs, wanted, f"{folder}: the converted model and its original {original.folder}")
+    return check_same(theirs, wanted, TOLERANCE, f"{folder}: the converted model and its original {original.folder}")
 
 
 def _pattern(name: str, like: "torch.Tensor") -> "torch.Tensor":
@@ -102,8 +105,8 @@ def _pattern(name: str, like: "torch.Tensor") -> "torch.Tensor":
     return torch.rand(like.shape, generator=generator) + 0.5
 
 
-def check_same(got: "torch.Tensor", wanted: "torch.Tensor", what: str) -> float:
-    """The largest difference.
+def check_same(got: "torch.Tensor", wanted: "torch.Tensor", tolerance: float, what: str) -> float:
+    """The largest difference. tolerance: as a share of the largest wanted value.
 
     Raises:
         ValueError: it is above the tolerance, or the shapes differ.
@@ -111,10 +114,10 @@ def check_same(got: "torch.Tensor", wanted: "torch.Tensor", what: str) -> float:
     if got.shape != wanted.shape:
         raise ValueError(f"{what} give logits of shapes {tuple(got.shape)} and {tuple(wanted.shape)}")
     found, largest = float((got - wanted).abs().max()), float(wanted.abs().max())
-    if not found <= TOLERANCE * largest:  # also where it is not a number
+    if not found <= tolerance * largest:  # also where it is not a number
         raise ValueError(
             f"{what} do not compute the same: logits up to {largest:.3g} differ by up to {found:.2g}, and"
-            f" {TOLERANCE * largest:.1g} is allowed; nothing is recorded. Report the original's config: a part of it is"
+            f" {tolerance * largest:.1g} is allowed; nothing is recorded. Report the original's config: a part of it is"
             " converted wrongly"
         )
     return found
@@ -133,13 +136,9 @@ def _check_rotary(original: Original, model: Any, folder: Path) -> None:
     for layer, kind in enumerate(kinds):
         frequencies, factor = original.rotary(layer)
         prefix = "" if kind is None else f"{kind}_"
-        theirs = getattr(rotary, f"{prefix}inv_freq", None)
-        close = theirs is not None and theirs.shape == frequencies.shape
-        if close and torch.allclose(theirs, frequencies, rtol=1e-5, atol=0.0):
-            close = abs(getattr(rotary, f"{prefix}attention_scaling") - factor) <= 1e-6 * factor
-        else:
-            close = False
-        if not close:
+        theirs = getattr(rotary, f"{prefix}inv_freq")
+        close = theirs.shape == frequencies.shape and torch.allclose(theirs, frequencies, rtol=1e-5, atol=0.0)
+        if not close or abs(getattr(rotary, f"{prefix}attention_scaling") - factor) > 1e-6 * factor:
             raise ValueError(
                 f"{folder}: layer {layer} has other rotary frequencies (or another factor) than the original; look at"
                 " rope_parameters"
@@ -157,4 +156,4 @@ def _against_reference(original: Original, folder: Path) -> float | None:
     with torch.no_grad():
         found = open_model(folder, read_config(folder))(saved["input_ids"], use_cache=False).logits
     what = f"{folder}: the converted model and {original.folder / REFERENCE}"
-    return check_same(found, saved["logits"].float(), what)
+    return check_same(found, saved["logits"].float(), SAME, what)

@@ -36,7 +36,9 @@ def read_scaling(rope: Settings) -> dict[str, Any] | None:
     scaling = rope.inner("scaling")
     kind = str(scaling.fields.get("_CLASS_", "")).rpartition(".")[2]
     if kind not in SCHEMES:
-        raise ValueError(f"{scaling.where}: {scaling.path} is a {kind or 'nameless class'}; known: {', '.join(SCHEMES)}")
+        raise ValueError(
+            f"{scaling.where}: {scaling.path} is a {kind or 'nameless class'}; known: {', '.join(SCHEMES)}"
+        )
     found = {"scheme": kind} | {name: scaling.take(name, default) for name, default in SCHEMES[kind].items()}
     scaling.done()
     return found

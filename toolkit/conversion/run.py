@@ -7,14 +7,11 @@ weights show after the fact. They are not a benchmark.
 import math
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from toolkit.checkpoints.check import read_config
 from toolkit.checkpoints.folders import has_tokenizer, load_tokenizer
 from toolkit.checkpoints.tensors import read_folder
-
-if TYPE_CHECKING:
-    import torch
 
 IN_MEMORY = 1_000_000_000  # bytes in fp32 above which matrices stay on the disk until their turn
 LENGTH = 512  # tokens at once, at most
@@ -44,10 +41,11 @@ def open_model(folder: Path, config: Any) -> Any:
     with TemporaryDirectory() as unused:  # transformers asks for it, and reads safetensors where they are
         if options:
             options["offload_folder"] = unused
-        model, found = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             str(folder), config=config, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True,
             local_files_only=True, **options,
         )  # fmt: skip
+    model, found = loaded
     wrong = {kind: sorted(map(str, names))[:3] for kind, names in found.items() if names}
     if wrong:
         raise ValueError(f"{folder}: transformers does not take its weights as they are: {wrong}")

@@ -10,10 +10,11 @@ from typing import Any
 class Settings:
     """A mapping of an original's config. `where` is its file, `path` the place in it, for messages."""
 
-    def __init__(self, fields: Mapping[str, Any], where: object, path: str) -> None:
+    def __init__(self, fields: Any, where: object, path: str) -> None:
         if not isinstance(fields, Mapping):
             raise ValueError(f"{where}: {path} is {fields!r}, not a mapping")
-        self.fields, self.where, self.path, self.seen = fields, where, path, {"_CLASS_"}
+        self.fields: Mapping[str, Any] = fields
+        self.where, self.path, self.seen = where, path, {"_CLASS_"}
 
     def take(self, name: str, default: Any = None) -> Any:
         """A field that is carried over; `default` is what the original's code takes where it is not set."""
@@ -65,6 +66,6 @@ class Settings:
         left = sorted(name for name, value in self.fields.items() if name not in self.seen and value is not None)
         if left:
             raise ValueError(
-                f"{self.where}: {self.path}.{left[0]} is {self.fields[left[0]]!r}; it is not known whether it changes the"
-                " model's output, so it is not converted: teach toolkit/conversion/formats what it means"
+                f"{self.where}: {self.path}.{left[0]} is {self.fields[left[0]]!r}; it is not known whether it changes"
+                " the model's output, so it is not converted: teach toolkit/conversion/formats what it means"
             )

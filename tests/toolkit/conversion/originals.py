@@ -127,7 +127,9 @@ def core_state(made: Any) -> State:
         for theirs, ours in CORE.items():
             name = name.replace(f".{theirs}.", f".{ours}.")
         name = name.replace("model.layers.", "blocks.").replace("model.norm.", "lm_head.norm.")
-        out[name.replace("model.embed_tokens.", "embeddings.").replace("lm_head.weight", "lm_head.w_out.weight")] = tensor
+        out[name.replace("model.embed_tokens.", "embeddings.").replace("lm_head.weight", "lm_head.w_out.weight")] = (
+            tensor
+        )
     return out
 
 

@@ -48,7 +48,9 @@ def read(folder: Path) -> Original:
     import yaml
 
     where = folder / CONFIG
-    model = (yaml.safe_load(where.read_text()) or {}).get("model")
+    tree = yaml.safe_load(where.read_text())
+    fields = Settings(tree, where, "the file").inner("model").fields
+    model = {name: _number(value) for name, value in fields.items()}
     config = _config(Settings(model, where, "model"))
     sources = {name: whole(tensor) for name, tensor in _tensors(folder).items()}
     return Original(
@@ -60,8 +62,13 @@ def read(folder: Path) -> Original:
         windows=(None,) * config["num_hidden_layers"],
         clip=model.get("clip_qkv"),
         rotary=lambda layer: _rotary(model),
-        logits=partial(_logits, dict(model)),
+        logits=partial(_logits, model),
     )
+
+
+def _number(value: Any) -> Any:
+    """YAML's 1e-6 is a string for PyYAML and a number for the trainer that wrote it."""
+    return float(value) if isinstance(value, str) and re.fullmatch(r"[\d.]+e[+-]?\d+", value, re.I) else value
 
 
 def _tensors(folder: Path) -> dict[str, Tensor]:
@@ -147,7 +154,8 @@ def _kv_heads(model: Settings, heads: int) -> int:
     kv = number if number is not None else (1 if multi else heads)
     if (number is not None and multi is not None and kv != (1 if multi else heads)) or kv < 1 or heads % kv:
         raise ValueError(
-            f"{model.where}: model.n_kv_heads is {number!r} and model.multi_query_attention {multi!r} with {heads} heads"
+            f"{model.where}: model.n_kv_heads is {number!r} and model.multi_query_attention {multi!r}: they contradict"
+            f" each other, or do not divide the {heads} heads"
         )
     return int(kv)
 
@@ -270,5 +278,3 @@ def _norm(model: Mapping[str, Any], load: Load, eps: float, name: str, x: "torch
     affine = model.get("layer_norm_with_affine", True)
     biased = affine and model.get("bias_for_layer_norm")
     return layer_norm(x, load(f"{name}.weight") if affine else None, load(f"{name}.bias") if biased else None, eps)
-
-

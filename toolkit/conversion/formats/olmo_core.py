@@ -1,30 +1,27 @@
-"""OLMo-core: `config.json` beside `model_and_optim/`, a distributed checkpoint of torch (OLMo 2, OLMo 3).
+"""OLMo-core: `config.json` beside `model_and_optim/`, a distributed checkpoint (OLMo 2, OLMo 3).
 
-`.metadata` is a pickle that says, for every tensor, which box of it is where in which rank's `.distcp` file; each box
-is a zip file of its own there. The model is a third of the bytes, spread over all files: only its ranges are read.
-A layer has a window or sees everything, and its own rotary scaling: `block_overrides` replace the block of a layer.
+RMS norms with gains stand after attention and feed-forward, on queries and on keys; no projections are fused. A layer
+has a window or sees everything, and its own rotary scaling: `block_overrides` replace the block of a layer.
 """
 
 import json
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolkit.checkpoints.tensors import Tensor
+from toolkit.conversion.distributed import METADATA, read_checkpoint
 from toolkit.conversion.forward import attend, rms_norm
 from toolkit.conversion.original import Load, Original, Stress
-from toolkit.conversion.pickles import DTYPES, loads, read_torch
 from toolkit.conversion.rotary import frequencies, parameters, read_scaling
 from toolkit.conversion.settings import Settings
-from toolkit.conversion.weights import Piece, Weight, assemble, load
+from toolkit.conversion.weights import Weight, load
 
 if TYPE_CHECKING:
     import torch
 
-CONFIG, FOLDER, METADATA = "config.json", "model_and_optim", ".metadata"
+CONFIG, FOLDER = "config.json", "model_and_optim"
 NORMS = ("rms", "fused_rms", "cute_rms")  # one formula, three kernels
 
 
@@ -44,7 +41,7 @@ def read(folder: Path) -> Original:
     model = Settings(tree.get("model"), where, "model")
     layers = _layers(model)
     config = _config(model, layers, tree)
-    sources = _weights(folder / FOLDER)
+    sources = read_checkpoint(folder / FOLDER, "model.")
     return Original(
         format="olmo_core",
         folder=folder,
@@ -108,8 +105,10 @@ def _layer(block: Settings, layer: int, count: int, width: int) -> Layer:
     for part in (block, forward):
         part.done()
     if len(eps) > 1:
-        raise ValueError(f"{block.where}: {block.path} has norms of epsilon {sorted(eps)}; Hugging Face has one for all")
-    return Layer(**{**found.__dict__, "hidden": hidden})
+        raise ValueError(
+            f"{block.where}: {block.path} has norms of epsilon {sorted(eps)}; Hugging Face has one for all"
+        )
+    return replace(found, hidden=hidden)
 
 
 def _norm(norm: Settings) -> float:
@@ -182,7 +181,9 @@ def _config(model: Settings, layers: Sequence[Layer], tree: Mapping[str, Any]) -
     model.demand("block_pattern", None)
     model.demand("embed_scale", None, 1.0)
     model.ignore("dtype", "init_method", "init_seed", "init_std", "embedding_init_std", "freeze_params")
-    model.ignore("dp_config", "tp_config", "cp_config", "ac_config", "float8_config", "compile")  # of its first releases
+    model.ignore(
+        "dp_config", "tp_config", "cp_config", "ac_config", "float8_config", "compile"
+    )  # of its first releases
     head = model.inner("lm_head")
     head.demand("name", "default", default="default")
     head.demand("bias", False, why="it is not set to false, so that there are biases")
@@ -243,7 +244,8 @@ def _positions(model: Settings, layers: Sequence[Layer], tree: Mapping[str, Any]
     # transformers gives a kind that is not named a theta of its own: both are written, whichever layers there are.
     default = next(iter(ropes.values()))
     return {
-        "model_type": "olmo3", "architectures": ["Olmo3ForCausalLM"], "sliding_window": windows[0], "layer_types": kinds,
+        "model_type": "olmo3", "architectures": ["Olmo3ForCausalLM"], "layer_types": kinds,
+        "sliding_window": windows[0],
         "rope_parameters": {kind: ropes.get(kind, default) for kind in ("full_attention", "sliding_attention")},
         "max_position_embeddings": length,
     }  # fmt: skip
@@ -253,81 +255,6 @@ def _reach(layer: Layer, trained: int) -> int:
     """Positions that a layer was scaled to. A config without a length is given what OLMo 2 and 3 were trained with."""
     scaling = layer.scaling or {}
     return int(scaling.get("old_context_len", trained) * scaling.get("factor", 1))
-
-
-class Record:
-    """Stands in for the dataclasses of `.metadata`, which have no place in a file of data."""
-
-    def __setstate__(self, state: Mapping[str, Any]) -> None:
-        self.__dict__.update(state)
-
-
-class Index(Record):
-    """MetadataIndex: a key of a dict, so that it needs an identity."""
-
-
-class Properties(Record):
-    """TensorProperties: it is pickled as a tuple that begins with the dtype."""
-
-    def __setstate__(self, state: Any) -> None:
-        self.dtype = state[0]
-
-
-def _size(values: Sequence[int] = ()) -> tuple[int, ...]:
-    return tuple(values)
-
-
-def _opaque(*values: Any) -> tuple[Any, ...]:
-    return values
-
-
-NAMES = {
-    **{
-        f"torch.distributed.checkpoint.metadata.{name}": Record
-        for name in (
-            "Metadata", "StorageMeta", "TensorStorageMetadata", "BytesStorageMetadata", "ChunkStorageMetadata",
-        )
-    },
-    "torch.distributed.checkpoint.metadata.TensorProperties": Properties,
-    "torch.distributed.checkpoint.metadata.MetadataIndex": Index,
-    "torch.distributed.checkpoint.metadata._MEM_FORMAT_ENCODING": _opaque,
-    "torch.distributed.checkpoint.filesystem._StorageInfo": Record,
-    "olmo_core.distributed.checkpoint.filesystem._StorageInfo": Record,
-    "torch.serialization._get_layout": _opaque,
-    "torch.Size": _size,
-    "collections.OrderedDict": OrderedDict,
-    **{f"torch.{name.partition('.')[2]}": name for name in DTYPES},
-}  # fmt: skip
-
-
-def _weights(folder: Path) -> dict[str, Weight]:
-    """The model's tensors, whichever ranks saved them; the optimizer's are not looked at."""
-    where = folder / METADATA
-    tree = loads(where.read_bytes(), NAMES, str(where))
-    parts: dict[str, list[Piece]] = {}
-    for index, info in tree.storage_data.items():
-        if index.fqn.startswith("model."):
-            parts.setdefault(index.fqn, []).append(_piece(folder, index, info))
-    out = {}
-    for name, described in tree.state_dict_metadata.items():
-        if name.startswith("model."):
-            short = name.removeprefix("model.")
-            out[short] = assemble(short, tuple(described.size), parts.get(name, []))
-            if out[short].dtype != DTYPES.get(described.properties.dtype):
-                raise ValueError(f"{folder}: {name!r} is stored as {out[short].dtype}; {METADATA} says otherwise")
-    return out
-
-
-def _piece(folder: Path, index: Any, info: Any) -> Piece:
-    path = folder / info.relative_path
-    if not path.resolve().is_relative_to(folder.resolve()) or not path.is_file():
-        raise ValueError(f"{folder / METADATA} names {info.relative_path!r}, which is not there")
-    if getattr(info, "transform_descriptors", None):
-        raise ValueError(f"{path}: {index.fqn!r} is stored compressed ({info.transform_descriptors})")
-    tensor = read_torch(path, info.offset, info.length)
-    if not isinstance(tensor, Tensor):
-        raise ValueError(f"{path}: {index.fqn!r} is no tensor at byte {info.offset:,}, where {METADATA} has it")
-    return Piece(offsets=tuple(index.offset or (0,) * len(tensor.shape)), tensor=tensor)
 
 
 BLOCK = {
