@@ -27,7 +27,7 @@ from toolkit.conversion.weights import load
 if TYPE_CHECKING:
     import torch
 
-TOKENS, WINDOW, TINY, CLIP = 64, 24, 0.01, 0.2
+TOKENS, WINDOW, TINY, CLIP = 40, 16, 0.01, 0.2
 TOLERANCE = (
     1e-3  # of the largest logit; fp32 makes 2e-7 to 4e-6 in four layers, the mistakes of the tests 6e-2 and more
 )

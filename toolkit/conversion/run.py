@@ -42,7 +42,7 @@ def open_model(folder: Path, config: Any) -> Any:
         if options:
             options["offload_folder"] = unused
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            str(folder), config=config, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True,
+            str(folder), config=config, dtype=torch.float32, output_loading_info=True,
             local_files_only=True, **options,
         )  # fmt: skip
     model, found = loaded

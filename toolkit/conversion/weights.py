@@ -99,7 +99,7 @@ def stream(weight: Weight, chunk: int = CHUNK) -> "Iterator[torch.Tensor]":
 
     if not weight.pieces:  # zeros: a bias that the target has and the original does without
         yield from torch.zeros(weight.elements, dtype=getattr(torch, TORCH[weight.dtype])).split(chunk)
-    elif all(piece.tensor.shape[1:] == weight.shape[1:] for piece in weight.pieces):
+    elif _in_bands(weight):
         for piece in weight.pieces:
             yield from chunks(piece.tensor, chunk)
     else:
@@ -108,6 +108,10 @@ def stream(weight: Weight, chunk: int = CHUNK) -> "Iterator[torch.Tensor]":
             box = tuple(slice(o, o + n) for o, n in zip(piece.offsets, piece.tensor.shape, strict=True))
             full[box] = torch.cat(list(chunks(piece.tensor, chunk))).view(piece.tensor.shape)
         yield from full.view(-1).split(chunk)
+
+
+def _in_bands(weight: Weight) -> bool:
+    return all(piece.tensor.shape[1:] == weight.shape[1:] for piece in weight.pieces)
 
 
 def load(weight: Weight) -> "torch.Tensor":
@@ -130,7 +134,7 @@ def save(
     shard: int = SHARD,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Write `out`/model*.safetensors, and an index where there are several files; memory is a chunk.
+    """Write `out`/model*.safetensors, and an index where there are several files; memory is a chunk, or none.
 
     dtype: safetensors' word for floating-point weights, or None to keep each one's own. report: (elements done, of how
     many).
@@ -139,13 +143,15 @@ def save(
 
     total, done = sum(weight.elements for weight in weights.values()), 0
 
-    def parts(name: str) -> "Iterator[torch.Tensor]":
+    def parts(name: str) -> "Iterator[torch.Tensor | Tensor]":
         nonlocal done
-        word = _word(weights[name], dtype)
-        for part in stream(weights[name]):
-            yield part if word == weights[name].dtype else part.to(getattr(torch, TORCH[word]))
-            done += part.numel()
-            report(done, total)
+        weight, word = weights[name], _word(weights[name], dtype)
+        if word == weight.dtype and weight.pieces and _in_bands(weight):
+            yield from (piece.tensor for piece in weight.pieces)  # byte for byte
+        else:
+            yield from (part.to(getattr(torch, TORCH[word])) for part in stream(weight))
+        done += weight.elements
+        report(done, total)
 
     files = _files(weights, dtype, shard)
     for name, held in files.items():

@@ -167,3 +167,16 @@ def test_tokenizer_of_a_folder_without_config_keeps_its_ids(small: Small) -> Non
     alone, beside = load_tokenizer(small.tokenizer.path), load_tokenizer(small.model.path)
     assert alone(text)["input_ids"] == beside(text)["input_ids"]
     assert alone.decode(alone(text)["input_ids"]) == text
+
+
+def test_keys_that_are_saved_under_an_older_name(small: Small, tmp_path: Path) -> None:
+    """Pythia's head is embed_out in its files, and lm_head in this transformers."""
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    sizes = {name: size for name, size in SIZES.items() if name != "num_key_value_heads"}
+    GPTNeoXForCausalLM(GPTNeoXConfig(**sizes, vocab_size=288)).save_pretrained(tmp_path / "m")
+    assert "embed_out.weight" in read_folder(tmp_path / "m")
+    assert check_model(tmp_path / "m", tokenizer=small.tokenizer.path).architecture == "gpt_neox"
+    edit(tmp_path / "m", lambda t: t.pop("embed_out.weight"))
+    with pytest.raises(ValueError, match=r"missing 1 \(lm_head.weight\)"):
+        check_model(tmp_path / "m", tokenizer=small.tokenizer.path)
