@@ -75,16 +75,16 @@ def _layers(model: Settings) -> list[Layer]:
     Raises:
         ValueError: a field that cannot be converted.
     """
-    count, width = model.number("n_layers"), model.number("d_model")
-    model.take("block"), model.take("block_overrides")
-    return [_layer(Settings(*_block(model, n)), n, count, width) for n in range(count)]
-
-
-def _block(model: Settings, layer: int) -> tuple[Any, object, str]:
-    overrides = model.fields.get("block_overrides") or {}
-    if str(layer) in overrides:
-        return overrides[str(layer)], model.where, f"model.block_overrides.{layer}"
-    return model.fields.get("block"), model.where, "model.block"
+    count, width, overrides = model.number("n_layers"), model.number("d_model"), model.take("block_overrides") or {}
+    blocks = [
+        (
+            Settings(overrides[str(n)], model.where, f"model.block_overrides.{n}")
+            if str(n) in overrides
+            else model.inner("block")
+        )
+        for n in range(count)
+    ]
+    return [_layer(block, n, count, width) for n, block in enumerate(blocks)]
 
 
 def _layer(block: Settings, layer: int, count: int, width: int) -> Layer:
@@ -92,8 +92,7 @@ def _layer(block: Settings, layer: int, count: int, width: int) -> Layer:
     for name in ("attention_residual_alpha", "feed_forward_residual_alpha"):
         block.demand(name, None, 1.0)
     block.ignore("dropout")
-    block.take("attention"), block.take("sequence_mixer")
-    attention = block.inner("sequence_mixer" if "sequence_mixer" in block.fields else "attention")
+    attention = block.inner("sequence_mixer" if "sequence_mixer" in block.fields else "attention")  # its older name
     forward = block.inner("feed_forward")
     forward.demand("name", "default", default="default")
     forward.demand("bias", False, why="it is not set to false, so that there are biases")
