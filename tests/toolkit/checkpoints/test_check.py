@@ -1,6 +1,8 @@
 """A model folder is whole or refused: keys, shapes, bytes, values, vocabulary. Files are read without loading them."""
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +15,7 @@ from tests.toolkit.training.small import SIZES, Small, tokenizer
 from toolkit.checkpoints.check import check_model
 from toolkit.checkpoints.folders import copy_file, load_tokenizer
 from toolkit.checkpoints.kept import kept_steps, model_folder
-from toolkit.checkpoints.tensors import BYTES, chunks, read_folder, read_header, write_folder
+from toolkit.checkpoints.tensors import BYTES, chunks, read_folder, read_header, write_file, write_folder
 
 FILE = "model.safetensors"
 
@@ -180,3 +182,23 @@ def test_keys_that_are_saved_under_an_older_name(small: Small, tmp_path: Path) -
     edit(tmp_path / "m", lambda t: t.pop("embed_out.weight"))
     with pytest.raises(ValueError, match=r"missing 1 \(lm_head.weight\)"):
         check_model(tmp_path / "m", tokenizer=small.tokenizer.path)
+
+
+@pytest.mark.parametrize("kernel", [True, False])
+def test_ranges_are_copied_with_and_without_help_of_the_kernel(
+    kernel: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object) -> int:
+        raise OSError(errno.EINVAL, "not on this file system")
+
+    if not kernel:
+        monkeypatch.setattr(os, "sendfile", refuse)
+    tensors = {"a": torch.randn(1500, 1000), "b": torch.randn(7)}
+    save_file(tensors, tmp_path / "in.safetensors")
+    found = read_header(tmp_path / "in.safetensors")
+    layout = {name: (found[name].dtype, found[name].shape) for name in ("b", "a")}
+    write_file(tmp_path / FILE, layout, lambda name: iter([found[name]] if name == "a" else [tensors[name]]))
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in load_file(tmp_path / FILE).items())
+    (tmp_path / "in.safetensors").write_bytes(b"short")
+    with pytest.raises(ValueError, match="in.safetensors ends inside tensor 'b'"):
+        write_file(tmp_path / FILE, layout, lambda name: iter([found[name]]))
