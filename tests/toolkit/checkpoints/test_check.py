@@ -1,8 +1,6 @@
 """A model folder is whole or refused: keys, shapes, bytes, values, vocabulary. Files are read without loading them."""
 
-import errno
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -184,15 +182,7 @@ def test_keys_that_are_saved_under_an_older_name(small: Small, tmp_path: Path) -
         check_model(tmp_path / "m", tokenizer=small.tokenizer.path)
 
 
-@pytest.mark.parametrize("kernel", [True, False])
-def test_ranges_are_copied_with_and_without_help_of_the_kernel(
-    kernel: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*args: object) -> int:
-        raise OSError(errno.EINVAL, "not on this file system")
-
-    if not kernel:
-        monkeypatch.setattr(os, "sendfile", refuse)
+def test_ranges_of_files_are_copied(tmp_path: Path) -> None:
     tensors = {"a": torch.randn(1500, 1000), "b": torch.randn(7)}
     save_file(tensors, tmp_path / "in.safetensors")
     found = read_header(tmp_path / "in.safetensors")
