@@ -3,7 +3,7 @@
     python -m tests.bench.convert [--small] [--reference "COMMAND with {source} and {out}"]
 
 The original (fp32, 4.7 GB, random) is made here; 15 GB of disk are needed. `stream` writes the folder, `job` checks,
-proves and measures it as well. Each is a process of its own; seconds are the median of three (`job`: one), imports left out.
+proves and measures it as well. Each is a process of its own; seconds are the median of five (`job`: one), imports left out.
 --reference times another converter in the same run, its imports included.
 """
 
@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-ROUNDS = 3
+ROUNDS = 5
 SHAPE = {"d_model": 2048, "n_heads": 16, "n_layers": 16, "mlp_hidden_size": 16384, "embedding_size": 50304}
 SMALL = {"d_model": 256, "n_heads": 4, "n_layers": 4, "mlp_hidden_size": 2048, "embedding_size": 5120}
 REST = {
