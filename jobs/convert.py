@@ -1,9 +1,15 @@
-"""Make one model folder out of a training run's kept step, or of a folder of weights, with every key checked."""
+"""Make one model folder out of a training run's kept step, a folder of weights, or an original of another trainer.
+
+An original (OLMo's `config.yaml` with `model.pt` or `model.safetensors`, OLMo-core's `model_and_optim`) is recognised
+by its files, converted and proven to compute the same. Every key is checked, and a fixed text is measured.
+"""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from toolkit.checkpoints.folders import has_tokenizer
 from toolkit.checkpoints.kept import kept_steps, model_folder
 from toolkit.stage import Artifact, Context
 
@@ -21,37 +27,58 @@ class Spec:
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """source: a training run, or an adopted folder in Hugging Face format."""
+    """source: a training run, or a folder in Hugging Face format or in one of toolkit/conversion/formats.
+
+    tokenizer: a folder of its files, where the source has none or another is wanted.
+    """
 
     source: Artifact
+    tokenizer: Artifact | None = None
 
 
 def run(spec: Spec, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
     """Fill `out` with config, weights and tokenizer.
 
     Raises:
-        ValueError: no such step (those that are there are listed), or weights that are not what the config says.
+        ValueError: no such step (those that are there are listed), weights that are not what the config says, or an
+            original that cannot be converted or comes out as another model.
     """
-    from toolkit.checkpoints.check import check_model
-    from toolkit.checkpoints.folders import GENERATION, copy_file, copy_tokenizer
-    from toolkit.checkpoints.tensors import weight_files
+    from toolkit.conversion import original
+    from toolkit.conversion.convert import convert
 
     source = model_folder(inputs.source.path, spec.step)
-    summary = check_model(source)
+    given = inputs.tokenizer.path if inputs.tokenizer else None
+    kind = original.find(source)
+    if kind is None:
+        return _copy(spec, inputs.source.path, source, given or source, out, ctx)
+    tokenizer = given or (source if has_tokenizer(source) else None)
+    return convert(kind.read(source), tokenizer, out, spec.dtype, partial(ctx.progress, unit="parameter"))
+
+
+def _copy(spec: Spec, artifact: Path, source: Path, tokenizer: Path, out: Path, ctx: Context) -> dict[str, Any]:
+    """A folder that is in Hugging Face format already."""
+    from toolkit.checkpoints.check import check_model
+    from toolkit.checkpoints.folders import GENERATION, check_tokenizer, copy_file, copy_tokenizer
+    from toolkit.checkpoints.tensors import weight_files
+    from toolkit.conversion.run import bits
+
+    summary = check_model(source, tokenizer=tokenizer)
     if spec.dtype is None:
         # Only a committed artifact may share its bytes: a folder of the user's own may be written to tomorrow.
-        committed = (inputs.source.path / "artifact.json").is_file()
+        committed = (artifact / "artifact.json").is_file()
         for path in [source / "config.json", *weight_files(source), *source.glob("*.index.json")]:
             copy_file(path, out / path.name, link=committed)
         if (source / GENERATION).is_file():
             copy_file(source / GENERATION, out / GENERATION, link=False)
     else:
         _cast(source, out, spec.dtype, ctx)
-    copy_tokenizer(source, out)
+    copy_tokenizer(tokenizer, out)
+    check_tokenizer(tokenizer, out)
     check_model(out)
-    steps = kept_steps(inputs.source.path)
+    steps = kept_steps(artifact)
     step = spec.step if spec.step is not None else max(steps, default=None)
-    return {"parameters": summary.parameters, "tensors": summary.tensors} | ({} if step is None else {"step": step})
+    found = {"parameters": summary.parameters, "tensors": summary.tensors} | bits(out)
+    return found | ({} if step is None else {"step": step})
 
 
 def _cast(source: Path, out: Path, dtype: str, ctx: Context) -> None:

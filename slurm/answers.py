@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 
 from slurm.status import log_path
-from slurm.terminal import DEFAULT_ROOT, Opened, Root, Sets, StudyPath, open_study, out
+from slurm.terminal import DEFAULT_ROOT, Opened, Root, Sets, StudyPath, err, open_study, out
 from toolkit.plan import CellState, folder, survey
 from toolkit.study import axes
 
@@ -52,9 +52,12 @@ def table(
     Example: `tidemark table STUDY --rows step --cols model --values exact_match --where task=all`
     """
     from toolkit.analysis import formats, guards, pivot
+    from toolkit.analysis.suspects import suspects
 
     opened = open_study(study, root, sets)
     long = measured(opened, survey(opened.root, opened.study.name, opened.cells))
+    for suspect in suspects(long):
+        err.print(f"suspect checkpoint: {escape(suspect)}")
     chosen = pivot.parse_where(where or [])
     listed = pivot.choose(long, chosen)
     if not any_harness:

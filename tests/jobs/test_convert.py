@@ -1,5 +1,6 @@
 """The job `convert`: a kept step or a folder of the user's own becomes one checked model folder."""
 
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ from transformers import AutoModelForCausalLM
 from jobs import convert
 from tests.toolkit.training.small import Small, context
 from tests.toolkit.training.small import small as build
-from tests.toolkit.training.small import weights
+from tests.toolkit.training.small import tokenizer, weights
+from toolkit.checkpoints.folders import load_tokenizer
 from toolkit.checkpoints.tensors import read_folder
+from toolkit.conversion.run import TEXT
 from toolkit.stage import Artifact
 
 
@@ -73,3 +76,32 @@ def test_refused(small: Small, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="2/model.safetensors is truncated"):
         go(broken, tmp_path / "c", step=2)
     assert read_folder(small.model.path)  # untouched: a copy was spoilt
+
+
+def test_bits_of_the_fixed_text(small: Small, tmp_path: Path) -> None:
+    """Held against transformers' own loss on the same pieces."""
+    _, metrics = go(small.model.path, tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(small.model.path)
+    words = load_tokenizer(small.model.path)
+    ids = words(TEXT)["input_ids"]
+    bits = 0.0
+    for at in range(0, len(ids), 63):  # the model was trained with 64 positions, of which one is the start
+        row = torch.tensor([[words.eos_token_id, *ids[at : at + 63]]])
+        with torch.no_grad():
+            bits += float(model(row, labels=row).loss) * (row.shape[1] - 1) / math.log(2)
+    assert metrics["bits_per_byte"] == pytest.approx(bits / len(TEXT.encode()), abs=2e-6)
+
+
+def test_a_tokenizer_from_elsewhere(small: Small, tmp_path: Path) -> None:
+    bare = shutil.copytree(small.model.path, tmp_path / "bare", ignore=shutil.ignore_patterns("token*", "chat*"))
+    given = tokenizer(tmp_path / "given")
+    out = tmp_path / "out"
+    out.mkdir()
+    inputs = convert.Inputs(source=Artifact(path=bare), tokenizer=Artifact(path=given))
+    metrics = convert.run(convert.Spec(), inputs, out, context(tmp_path))
+    assert (out / "tokenizer.json").read_bytes() == (given / "tokenizer.json").read_bytes()
+    assert metrics["bits_per_byte"] > 1
+    with pytest.raises(ValueError, match="holds no tokenizer"):
+        convert.run(
+            convert.Spec(), convert.Inputs(source=Artifact(path=bare), tokenizer=Artifact(path=bare)), out, context(out)
+        )

@@ -23,6 +23,7 @@ from toolkit.analysis.gaps import keys, show
 from toolkit.analysis.graph import dag_svg
 from toolkit.analysis.origin import duration, origin
 from toolkit.analysis.payload import head, script_json, table_payload, visible
+from toolkit.analysis.suspects import suspects
 from toolkit.analysis.table import counts, measure
 from toolkit.failures import POLICY, Failure
 from toolkit.plan import CellState, StagePlan
@@ -72,6 +73,7 @@ def write_report(
         "made": made or datetime.now(UTC),
         "cells": len(cells),
         "counts": counts(cells, states),
+        "suspects": suspects(table),
         "dag": Markup(dag_svg(stages(cells, states))),
         "panels": shown,
         "panels_left_out": left_out,

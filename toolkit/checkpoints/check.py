@@ -4,7 +4,7 @@ transformers loads a folder with missing keys, initialises those at random and o
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,10 +28,10 @@ class Summary:
     vocab_size: int
 
 
-def check_model(folder: Path, *, tokenizer: Path | None = None) -> Summary:
+def check_model(folder: Path, *, tokenizer: Path | None = None, bare: bool = False) -> Summary:
     """Check that a Hugging Face folder holds a whole causal language model; every weight is read once, in chunks.
 
-    tokenizer: where the tokenizer's files are, if not in `folder`.
+    tokenizer: where the tokenizer's files are, if not in `folder`. bare: there is none, and none is asked for.
 
     Raises:
         ValueError: no or unknown config, a missing, truncated or contradictory weight file, a key that the architecture
@@ -41,7 +41,8 @@ def check_model(folder: Path, *, tokenizer: Path | None = None) -> Summary:
     found = read_folder(folder)
     _check_keys(folder, found, config)
     vocab_size = int(config.get_text_config().vocab_size)
-    check_vocabulary(tokenizer or folder, vocab_size)
+    if not bare:
+        check_vocabulary(tokenizer or folder, vocab_size)
     for tensor in found.values():
         _check_finite(tensor)
     return Summary(
@@ -84,13 +85,18 @@ def check_vocabulary(tokenizer: Path, rows: int) -> None:
         )
 
 
-def expected(config: "PreTrainedConfig") -> tuple[dict[str, tuple[int, ...]], list[set[str]], list[str]]:
+def expected(
+    config: "PreTrainedConfig",
+) -> tuple[dict[str, tuple[int, ...]], list[set[str]], list[str], Callable[[str], str]]:
     """Keys -> shapes of the architecture, groups of keys that share one tensor, patterns of keys that may be ignored.
 
-    The model is built on the meta device: no memory, no initialisation.
+    Last, what transformers calls a key that it saves under an older name (Pythia's embed_out is an lm_head). The model
+    is built on the meta device: no memory, no initialisation.
     """
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightRenaming, apply_renamings
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
@@ -100,11 +106,14 @@ def expected(config: "PreTrainedConfig") -> tuple[dict[str, tuple[int, ...]], li
         groups.setdefault(id(tensor), set()).add(name)
     ignored = list(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or [])
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    return shapes, [group for group in groups.values() if len(group) > 1], ignored
+    renamings = [change for change in get_model_conversion_mapping(model) if isinstance(change, WeightRenaming)]
+    tied = [group for group in groups.values() if len(group) > 1]
+    return shapes, tied, ignored, lambda name: apply_renamings(name, renamings)
 
 
 def _check_keys(folder: Path, found: Mapping[str, Tensor], config: Any) -> None:
-    shapes, tied, ignored = expected(config)
+    shapes, tied, ignored, renamed = expected(config)
+    found = {name if name in shapes else renamed(name): tensor for name, tensor in found.items()}
     optional = {name for group in tied if group & set(found) for name in group}
     missing = sorted(set(shapes) - set(found) - optional)
     unexpected = sorted(n for n in set(found) - set(shapes) if not any(re.search(p, n) for p in ignored))

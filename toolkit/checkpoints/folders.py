@@ -47,6 +47,11 @@ def copy_file(source: Path, target: Path, *, link: bool) -> None:
     shutil.copyfile(source, target)
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder holds a tokenizer."""
+    return (folder / "tokenizer_config.json").is_file()
+
+
 def copy_tokenizer(source: Path, target: Path) -> None:
     """Copy the tokenizer's files byte for byte: a tokenizer that is saved anew may come out as another one.
 
@@ -82,7 +87,7 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-    if not (folder / "tokenizer_config.json").is_file():
+    if not has_tokenizer(folder):
         raise ValueError(f"{folder} holds no tokenizer: there is no tokenizer_config.json")
     if not (folder / CONFIG).is_file():
         return PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
@@ -97,6 +102,25 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
                 "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) keeps what transformers reads"
             )
     return auto
+
+
+def check_tokenizer(given: Path, folder: Path) -> None:
+    """What is read from a model folder must be the tokenizer that was given for it.
+
+    Raises:
+        ValueError: it gives other ids for some text; a rebuilt one has as many tokens and shows in no other way.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    found = load_tokenizer(folder)
+    if (given / "tokenizer.json").is_file():
+        exact = PreTrainedTokenizerFast.from_pretrained(str(given), local_files_only=True)
+        wrong = [text for text in PROBES if found(text)["input_ids"] != exact(text)["input_ids"]]
+        if wrong:
+            raise ValueError(
+                f"the tokenizer in {folder} gives other ids than the one in {given} for {wrong[0]!r}: it was rebuilt,"
+                " probably with another pre-tokenizer; copy the files byte for byte"
+            )
 
 
 def vocabulary(folder: Path) -> dict[str, int]:

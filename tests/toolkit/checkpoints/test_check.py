@@ -13,7 +13,7 @@ from tests.toolkit.training.small import SIZES, Small, tokenizer
 from toolkit.checkpoints.check import check_model
 from toolkit.checkpoints.folders import copy_file, load_tokenizer
 from toolkit.checkpoints.kept import kept_steps, model_folder
-from toolkit.checkpoints.tensors import BYTES, chunks, read_folder, read_header, write_folder
+from toolkit.checkpoints.tensors import BYTES, chunks, read_folder, read_header, write_file, write_folder
 
 FILE = "model.safetensors"
 
@@ -167,3 +167,28 @@ def test_tokenizer_of_a_folder_without_config_keeps_its_ids(small: Small) -> Non
     alone, beside = load_tokenizer(small.tokenizer.path), load_tokenizer(small.model.path)
     assert alone(text)["input_ids"] == beside(text)["input_ids"]
     assert alone.decode(alone(text)["input_ids"]) == text
+
+
+def test_keys_that_are_saved_under_an_older_name(small: Small, tmp_path: Path) -> None:
+    """Pythia's head is embed_out in its files, and lm_head in this transformers."""
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    sizes = {name: size for name, size in SIZES.items() if name != "num_key_value_heads"}
+    GPTNeoXForCausalLM(GPTNeoXConfig(**sizes, vocab_size=288)).save_pretrained(tmp_path / "m")
+    assert "embed_out.weight" in read_folder(tmp_path / "m")
+    assert check_model(tmp_path / "m", tokenizer=small.tokenizer.path).architecture == "gpt_neox"
+    edit(tmp_path / "m", lambda t: t.pop("embed_out.weight"))
+    with pytest.raises(ValueError, match=r"missing 1 \(lm_head.weight\)"):
+        check_model(tmp_path / "m", tokenizer=small.tokenizer.path)
+
+
+def test_ranges_of_files_are_copied(tmp_path: Path) -> None:
+    tensors = {"a": torch.randn(1500, 1000), "b": torch.randn(7)}
+    save_file(tensors, tmp_path / "in.safetensors")
+    found = read_header(tmp_path / "in.safetensors")
+    layout = {name: (found[name].dtype, found[name].shape) for name in ("b", "a")}
+    write_file(tmp_path / FILE, layout, lambda name: iter([found[name]] if name == "a" else [tensors[name]]))
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in load_file(tmp_path / FILE).items())
+    (tmp_path / "in.safetensors").write_bytes(b"short")
+    with pytest.raises(ValueError, match="in.safetensors ends inside tensor 'b'"):
+        write_file(tmp_path / FILE, layout, lambda name: iter([found[name]]))
