@@ -25,11 +25,12 @@ JOIN_SECONDS = 300.0  # that the other tasks may come later than the first, or a
 
 @dataclass(kw_only=True)
 class Link:
-    """One end of a connection. `node` is the number of the node at the other end, `address` the leader's as it is seen
-    from there."""
+    """One end of a connection. `node` is the number of the node at the other end and `name` its name, `address` the
+    leader's as it is seen from there."""
 
     sock: socket.socket
     node: int = 0
+    name: str = ""
     address: str = ""
     _rest: bytes = field(default=b"", init=False)
 
@@ -82,7 +83,7 @@ class Leader:
         if not secrets.compare_digest(str(hello.get("secret", "")), secret):
             sock.close()
             return
-        link.node, link.address = hello["node"], hello["address"]
+        link.node, link.name, link.address = hello["node"], hello["name"], hello["address"]
         self.links.append(link)
 
     def meeting(self) -> tuple[str, int]:
@@ -104,8 +105,8 @@ class Leader:
                 words = link.hear()
                 if words is None:
                     self.links.remove(link)
-                    message = f"node {link.node} of the job is gone, or its task has died"
-                    words = [{"event": "failed", "reason": Failure.NODE_FAIL, "message": message}]
+                    message = f"node {link.name} of the job is gone, or its task has died"
+                    words = [{"event": "failed", "reason": Failure.NODE_FAIL, "message": message, "node": link.name}]
                 said += words
         return said
 
@@ -129,7 +130,9 @@ def join(file: Path, node: int, stopping: Callable[[], bool]) -> Link | None:
                     sock = socket.create_connection((host, words["port"]), timeout=10)
                     sock.settimeout(None)
                     link = Link(sock=sock)
-                    link.tell({"secret": words["secret"], "node": node, "address": sock.getpeername()[0]})
+                    name = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+                    mine = {"node": node, "name": name, "address": sock.getpeername()[0]}
+                    link.tell({"secret": words["secret"], **mine})
                     return link
         time.sleep(0.2)
     return None

@@ -104,7 +104,8 @@ def _start(peer: _Peer, words: Mapping[str, Any], stopping: Any) -> None:
 
 
 def _report(peer: _Peer, child: Child) -> None:
-    peer.link.tell(child.report())
+    assert peer.given.slurm is not None
+    peer.link.tell({**child.report(), "node": peer.given.slurm["node"]})
     if child.task.out.exists():
         discard(child.task.out)
     peer.child = None

@@ -38,6 +38,7 @@ POLL_SECONDS = 0.2  # how often an idle worker looks whether somebody finished w
 LOOK_SECONDS = 5.0  # how often a busy one looks whether its cell was cancelled
 HOLD_SECONDS = 120.0  # after TERM, for Slurm to end the job
 REQUEUES, REQUEUE_SECONDS = 6, 5.0  # tries to requeue, and between them
+MOST_PAUSES = 6  # times idle_minutes after which a worker that found nothing comes back, at most
 PEER_SECONDS = 5.0  # that nodes are given to say why they failed: the first word is seldom the cause
 # Forked children inherit these. HF libraries must not reach for a network that compute nodes do not have.
 ENVIRONMENT = {
@@ -83,6 +84,8 @@ class _Worker:
     warm: set[str] = field(default_factory=set)
     beat: float = field(default_factory=time.monotonic)
     submission: int = 0  # when it was written that was read last
+    busy: bool = False  # it has run something in this allocation
+    suspect: str = ""  # the node of a device that failed
 
     def stopping(self) -> bool:
         return bool(self.stop)
@@ -206,6 +209,7 @@ def _pull(worker: _Worker) -> int:
             break
         attempt = worker.board.take_next(last, worker.info)
         if attempt is not None:
+            worker.busy = True
             committed += _run(worker, attempt)
             last, busy = attempt.cell, time.monotonic()
         elif not _wait(worker, time.monotonic() - busy):
@@ -221,6 +225,8 @@ def _wait(worker: _Worker, waited: float) -> bool:
         return False
     if worker.given.slurm is not None:
         idle = profile.idle_minutes * 60
+        if worker.given.slurm["restarts"] and not worker.busy:
+            idle = min(idle, profile.poll_seconds)  # it has come back to look, and does not hold its place for long
         if outlook == "others" and waited > min(idle, profile.poll_seconds):
             return False  # whoever is at it comes back by itself if it is preempted; else the next launch takes over
         if outlook == "time" or waited > idle:
@@ -232,16 +238,19 @@ def _wait(worker: _Worker, waited: float) -> bool:
 
 def _look(worker: _Worker) -> None:
     """Take in what others wrote and what a person wants cancelled; say now and then that this worker lives."""
-    worker.board.refresh()
-    changed = submissions.changed(worker.root, worker.study, worker.launch)
-    if changed != worker.submission:
-        worker.submission = changed
-        content = submissions.read(worker.root, worker.study, worker.launch)
-        worker.board.cancel(content.get("cancelled", ()))
-        if content["state"] == "cancelled":
-            worker.stop = worker.stop or "cancelled"
-    if time.monotonic() - worker.beat > queue.BEAT_SECONDS:
-        worker.say({"event": "alive"}, sync=False)
+    try:
+        worker.board.refresh()
+        changed = submissions.changed(worker.root, worker.study, worker.launch)
+        if changed != worker.submission:
+            content = submissions.read(worker.root, worker.study, worker.launch)
+            worker.submission = changed
+            worker.board.cancel(content.get("cancelled", ()))
+            if content["state"] == "cancelled":
+                worker.stop = worker.stop or "cancelled"
+        if time.monotonic() - worker.beat > queue.BEAT_SECONDS:
+            worker.say({"event": "alive"}, sync=False)
+    except OSError as error:  # a full or stalling file system must not cost the stage that runs
+        print(f"this worker cannot look around: {error}", flush=True)
 
 
 def _run(worker: _Worker, attempt: Attempt) -> bool:
@@ -259,7 +268,7 @@ def _run(worker: _Worker, attempt: Attempt) -> bool:
     seconds = round(time.monotonic() - started, 3)
     worker.say({**base, "seconds": seconds, "node": _node(worker), **report})
     if report.get("reason") == Failure.GPU_FAULT and worker.given.slurm is not None:
-        worker.stop = worker.stop or "leave"
+        worker.stop, worker.suspect = worker.stop or "leave", report.get("node", _node(worker))
     if worker.leader is not None and len(worker.leader.links) < worker.given.nodes - 1:
         worker.stop = worker.stop or "requeue"  # a node is gone, or its task
     return bool(report["event"] == "committed")
@@ -293,6 +302,10 @@ def _in_child(worker: _Worker, attempt: Attempt) -> dict[str, Any]:
         if worker.stop:  # the signal came before there was a child to tell
             worker.child.signal(signal.SIGUSR2)
         cause = _attend(worker, task)
+    except BaseException:
+        worker.child.signal(signal.SIGKILL)
+        worker.child.report()
+        raise
     finally:
         child, worker.child = worker.child, None
     report = child.report()
@@ -397,8 +410,9 @@ def _leave(worker: _Worker, submission: dict[str, Any], array: str, previous: di
         try:
             previous[signal.SIGUSR2](signal.SIGUSR2, None)
         except SystemExit:
-            later = worker.given.profile.idle_minutes * 60 if worker.stop == "idle" else 0
-            bad = [*submissions.arrays(submission)[array]["exclude"], _node(worker)] if worker.stop == "leave" else []
+            visits = min(MOST_PAUSES, 1 + worker.given.slurm["restarts"])  # the longer it waits the rarer it looks
+            later = worker.given.profile.idle_minutes * 60 * visits if worker.stop == "idle" else 0
+            bad = [*submissions.arrays(submission)[array]["exclude"], worker.suspect] if worker.stop == "leave" else []
             queue.adjust(worker.given.slurm["job"], later, bad)
             raise
         except subprocess.SubprocessError as error:  # the controller is away
