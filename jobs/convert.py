@@ -60,10 +60,15 @@ def _copy(spec: Spec, artifact: Path, source: Path, tokenizer: Path, out: Path, 
     from toolkit.checkpoints.check import check_model
     from toolkit.checkpoints.folders import GENERATION, check_tokenizer, copy_file, copy_tokenizer
     from toolkit.checkpoints.tensors import weight_files
+    from toolkit.conversion import torch_files
     from toolkit.conversion.run import bits
 
-    summary = check_model(source, tokenizer=tokenizer)
-    if spec.dtype is None:
+    pickled = torch_files.files(source)
+    if not pickled:
+        check_model(source, tokenizer=tokenizer)
+    if pickled:
+        _write(source, torch_files.read(source, pickled), out, spec.dtype, ctx)
+    elif spec.dtype is None:
         # Only a committed artifact may share its bytes: a folder of the user's own may be written to tomorrow.
         committed = (artifact / "artifact.json").is_file()
         for path in [source / "config.json", *weight_files(source), *source.glob("*.index.json")]:
@@ -74,11 +79,22 @@ def _copy(spec: Spec, artifact: Path, source: Path, tokenizer: Path, out: Path, 
         _cast(source, out, spec.dtype, ctx)
     copy_tokenizer(tokenizer, out)
     check_tokenizer(tokenizer, out)
-    check_model(out)
+    summary = check_model(out)
     steps = kept_steps(artifact)
     step = spec.step if spec.step is not None else max(steps, default=None)
     found = {"parameters": summary.parameters, "tensors": summary.tensors} | bits(out)
     return found | ({} if step is None else {"step": step})
+
+
+def _write(source: Path, weights: Any, out: Path, dtype: str | None, ctx: Context) -> None:
+    """Weights that were read as ranges of other files, and the config with the dtype that they have then."""
+    from toolkit.checkpoints.folders import copy_config
+    from toolkit.checkpoints.tensors import PRECISIONS, TORCH
+    from toolkit.conversion.weights import save
+
+    word = PRECISIONS[dtype] if dtype else None
+    save(weights, out, word, report=partial(ctx.progress, unit="parameter"))
+    copy_config(source, out, TORCH[word or next(iter(weights.values())).dtype])
 
 
 def _cast(source: Path, out: Path, dtype: str, ctx: Context) -> None:

@@ -1,5 +1,6 @@
 """The job `convert`: a kept step or a folder of the user's own becomes one checked model folder."""
 
+import json
 import math
 import shutil
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM
 
 from jobs import convert
 from tests.toolkit.training.small import Small, context
@@ -105,3 +106,58 @@ def test_a_tokenizer_from_elsewhere(small: Small, tmp_path: Path) -> None:
         convert.run(
             convert.Spec(), convert.Inputs(source=Artifact(path=bare), tokenizer=Artifact(path=bare)), out, context(out)
         )
+
+
+def as_torch_saved_it(small: Small, folder: Path, shards: int = 1) -> Path:
+    """A Pythia as its steps lie on the Hub: fp16 in torch's format, with the buffers that were saved in its time."""
+    torch.manual_seed(0)
+    rows = len(load_tokenizer(small.tokenizer.path))
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    model = GPTNeoXForCausalLM(GPTNeoXConfig(**sizes, vocab_size=rows, max_position_embeddings=64)).half()
+    model.save_pretrained(folder)
+    saved = dict(weights(folder))
+    (folder / "model.safetensors").unlink()
+    for layer in range(2):
+        saved[f"gpt_neox.layers.{layer}.attention.masked_bias"] = torch.tensor(-1e9)
+        saved[f"gpt_neox.layers.{layer}.attention.bias"] = torch.ones(1, 1, 64, 64, dtype=torch.bool)
+        saved[f"gpt_neox.layers.{layer}.attention.rotary_emb.inv_freq"] = torch.ones(2)
+    if shards == 1:
+        torch.save(saved, folder / "pytorch_model.bin")
+    else:
+        names = {name: f"pytorch_model-0000{1 + i % 2}-of-00002.bin" for i, name in enumerate(saved)}
+        for file in set(names.values()):
+            torch.save({name: saved[name] for name in saved if names[name] == file}, folder / file)
+        (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": names}))
+    for path in small.tokenizer.path.iterdir():
+        if path.name != "config.json":
+            shutil.copy(path, folder)
+    return folder
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_weights_in_torchs_format_come_out_as_safetensors(small: Small, tmp_path: Path, shards: int) -> None:
+    source = as_torch_saved_it(small, tmp_path / "pythia", shards)
+    wanted = {}
+    for path in source.glob("*.bin"):
+        wanted |= torch.load(path, weights_only=True)
+    out, metrics = go(source, tmp_path)
+    model, found = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float16, output_loading_info=True)
+    assert not any(found.values()) and metrics["parameters"] == sum(p.numel() for p in model.parameters())
+    made = weights(out)
+    assert made and all(torch.equal(made[name], wanted[name]) for name in made)
+    assert not [name for name in made if "masked_bias" in name or "inv_freq" in name or ".attention.bias" in name]
+    cast, _ = go(source, tmp_path / "fp32", dtype="fp32")
+    assert all(torch.equal(t, wanted[name].float()) for name, t in weights(cast).items())
+
+
+def test_a_program_in_a_file_of_weights_does_not_run(small: Small, tmp_path: Path) -> None:
+    source = as_torch_saved_it(small, tmp_path / "pythia")
+
+    class Evil:
+        def __reduce__(self) -> Any:
+            return (Path.touch, (tmp_path / "ran",))
+
+    torch.save({"gpt_neox.embed_in.weight": Evil()}, source / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="its pickle asks for"):
+        go(source, tmp_path)
+    assert not (tmp_path / "ran").exists()
