@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections import Counter
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -58,6 +59,7 @@ def plan(
     Example: `tidemark plan configs/studies/quickstart.yaml --set tuned.lr=2e-3`
     """
     from toolkit import provenance
+    from toolkit.analysis.suspects import suspects_of
 
     if cost != (cluster is not None):
         raise ValueError("--cost and --cluster NAME go together: what is left is priced by that cluster's shapes")
@@ -65,6 +67,7 @@ def plan(
     states = plan_module.survey(opened.root, opened.study.name, opened.cells)
     records, problems = index.records(opened.root)
     stages = plan_module.plan(opened.cells, states, records, provenance.identity())
+    suspects = suspects_of(opened.cells, records)
     if graph is not None:
         from toolkit.analysis.graph import dag_svg
 
@@ -72,13 +75,17 @@ def plan(
     if cluster is not None:
         forecast.show(opened, cluster, states, as_json)
     elif as_json:
-        print_json(
-            [{**vars(stage), "states": dict(stage.states), "differences": dict(stage.differences)} for stage in stages]
-        )
+        print_json([{**_plain(stage), "suspects": suspects.get(stage.stage, [])} for stage in stages])
     else:
         _print_plan(stages)
+        for suspect in chain.from_iterable(suspects.values()):
+            err.print(f"suspect checkpoint: {escape(suspect)}")
     for problem in problems:
         err.print(f"[red]damaged:[/] {escape(problem)}")
+
+
+def _plain(stage: plan_module.StagePlan) -> dict[str, Any]:
+    return {**vars(stage), "states": dict(stage.states), "differences": dict(stage.differences)}
 
 
 def _print_plan(stages: list[plan_module.StagePlan]) -> None:
