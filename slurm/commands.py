@@ -125,6 +125,10 @@ def launch(
         list[str] | None,
         typer.Option(metavar="TYPE=N", help="Try a cell N more times after a failure of this type; may be repeated."),
     ] = None,
+    disk_budget: Annotated[
+        str,
+        typer.Option(metavar="SIZE", help="What downloads and conversions may take, as 45G; else as the profile says."),
+    ] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the batch files, and do nothing.")] = False,
 ) -> None:
     """Run what is missing: here, or on a cluster, whose workers go on when you log out. Launching again resumes.
@@ -135,6 +139,9 @@ def launch(
     profile, words = profiles.load(cluster)
     if workers is not None:
         words = {**words, "shapes": {name: {**shape, "workers": workers} for name, shape in words["shapes"].items()}}
+        profile = profiles.read(words)
+    if disk_budget:
+        words = {**words, "disk_budget": {**(words.get("disk_budget") or {}), "bytes": disk_budget}}
         profile = profiles.read(words)
     options = {"retry": _retries(retry or [])}
     if profile.scheduler == "local":
@@ -301,7 +308,7 @@ def why(study: StudyPath, cell: CellName, root: Root = DEFAULT_ROOT, sets: Sets 
         where = f"job {job.id} on {job.nodes}, for {job.elapsed}" if job else f"worker {state.worker}"
         out.print(escape(f"attempt {state.attempt} runs in {where}"))
     elif state.state == "never-run":
-        waiting = [c.name for c in found.inputs.values() if not plan_module.folder(opened.root, c).is_dir()]
+        waiting = [c.name for c in found.inputs.values() if status.states[c.fingerprint].state != "done"]
         words = (
             f"waits for {', '.join(waiting)}" if waiting else "nothing is in its way: a worker, or a launch, runs it"
         )
