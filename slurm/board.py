@@ -38,8 +38,8 @@ class Rules:
 
     mine: fingerprints of what fits its allocation; home: of what its shape is for. has_time: whether there is enough
     left for a cell. learn: is told what a committed cell took. alive: (claim, when it was made) -> whether its maker
-    lives, or None. retry: type -> further attempts, where a person said otherwise than `POLICY`. wanted: to be made again
-    if it was dropped, though nothing here reads it.
+    lives, or None. retry: type -> further attempts, where a person said otherwise than `POLICY`. wanted: to be made
+    again if it was dropped, though nothing here reads it.
     """
 
     mine: Collection[str]
@@ -94,7 +94,9 @@ class Board:
         self.room: Callable[[Cell], bool] = lambda cell: True  # whether the disk budget allows a cell to start
         self.begun = False
         committed = index.committed(root)
-        self.again = needed_again(root, cells, committed, rules.wanted)  # dropped, to be made by an attempt after this one
+        self.again = needed_again(
+            root, cells, committed, rules.wanted
+        )  # dropped, to be made by an attempt after this one
         self.ended |= self.again
         for print_, cell in self.cells.items():
             if print_[:SHORT] in committed.get(cell.job, ()) and print_ not in self.again:

@@ -173,11 +173,10 @@ class Window:
         names = ", ".join(f"{self.cells[p].name} {show(self._size(p))}" for p in pending[:6])
         more = f" and {len(pending) - 6} more" if len(pending) > 6 else ""
         need = total([size for p in pending if (size := self._size(p))])
-        there = total(held.values())
-        kept = f", and {len(held)} artifacts that nothing here allows to drop hold {show(there)}" if held else ""
+        there = f" beside the {show(total(held.values()))} that stay until then" if held else ""
         return (
             f"the disk budget is {self.budget}, which is too small: {names}{more} must be there at once and need"
-            f" {show(need)}{kept}; give more, with --disk-budget or `disk_budget` in the profile"
+            f" {show(need)}{there}; give more, with --disk-budget or `disk_budget` in the profile"
         )
 
     def _size(self, print_: str) -> Size | None:

@@ -115,13 +115,15 @@ def _rename(out: Path, final: Path, fingerprint: str, timeout: float) -> None:
 def _replace(out: Path, final: Path, fingerprint: str, timeout: float) -> None:
     """Publish over an artifact that was dropped. Killed in between, it is one that was never made; of two that make it
     anew, the second may take the first's away instead, and puts it back."""
-    check_identity(read(final, timeout), fingerprint, final)
     trash = final.with_name(f".trash-{uuid.uuid4().hex}")
     with suppress(FileNotFoundError):  # the other has just moved it
         os.rename(final, trash)
-    if trash.is_dir() and not is_dropped(trash):
-        with suppress(OSError):  # a third is there by now: this one is to go
-            os.rename(trash, final)
+    if trash.is_dir():
+        found = read(trash)
+        if found["fingerprint"] != fingerprint or not is_dropped(trash):
+            with suppress(OSError):  # a third is there by now: this one is to go
+                os.rename(trash, final)
+        check_identity(found, fingerprint, final)
     _rename(out, final, fingerprint, timeout)
     shutil.rmtree(trash, ignore_errors=True)
 
