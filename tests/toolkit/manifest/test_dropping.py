@@ -64,24 +64,34 @@ def test_another_cell_with_the_same_first_digits_is_not_replaced(root: Path) -> 
     assert is_dropped(folder) and read(folder)["fingerprint"] == FP
 
 
+def drop_and_die(root: Path, after: int) -> None:
+    """SIGKILL in place of the deletion that comes after so many."""
+    real = os.unlink
+
+    def unlink(name: str, *, dir_fd: int) -> None:
+        nonlocal after
+        after -= 1
+        if after < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(name, dir_fd=dir_fd)
+
+    os.unlink = unlink  # type: ignore[assignment]
+    do_drop(root)
+
+
 def test_killed_while_dropping(root: Path) -> None:
-    """Half of the files may be gone: then the marker is there, and another finishes it once its maker is dead."""
-    rng, halves = random.Random(2), 0
-    for n in range(40):
-        folder = make(root, f"a{n}", files=300)
-        child = forked(lambda: do_drop(root))
-        time.sleep(rng.uniform(0, 0.012))
-        os.kill(child, signal.SIGKILL)
-        wait(child)
-        assert verify(folder) == []
-        left = sum(len(names) for _, _, names in os.walk(folder)) - 1 - is_dropped(folder)
-        assert left == 300 or is_dropped(folder)
-        halves += 0 < left < 300
+    """The marker is there before anything is gone, and another finishes it once its maker is dead."""
+    for after in (0, 1, 7, 29):
+        folder = make(root, f"a{after}", files=30)
+        child = forked(lambda after=after: drop_and_die(root, after))
+        assert wait(child) == -signal.SIGKILL
+        assert is_dropped(folder) and verify(folder) == []
+        left = sum(len(names) for _, _, names in os.walk(folder))
+        assert left == 30 - after + 2  # marker and record
+        dropping.finish(folder, lambda who, made: None)
+        assert sum(len(names) for _, _, names in os.walk(folder)) == left, "it may live"
         dropping.finish(folder, lambda who, made: liveness(who))
-        if is_dropped(folder):
-            assert sorted(os.listdir(folder)) == [DROPPED, RECORD] or not (folder / DROPPED).read_bytes()
-        do_drop(root)
-    assert halves > 3, "some were killed half-way"
+        assert sorted(os.listdir(folder)) == [DROPPED, RECORD] and verify(folder) == []
 
 
 def test_two_make_it_anew_and_are_killed(root: Path) -> None:
