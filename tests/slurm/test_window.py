@@ -251,7 +251,7 @@ def test_killed_at_random_moments(lab: Lab, other: Lab) -> None:
             kills += 1
     assert kills == 12 and watch.end() <= 3 * ONE + 1000
     assert table(lab, study) == table(other, plain)
-    assert ", 0 damaged" in lab.said("verify") and not weights(lab.root)
+    assert ", 0 damaged" in lab.said("verify") and not left(lab.root)
 
 
 def test_sizes() -> None:
