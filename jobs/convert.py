@@ -14,6 +14,7 @@ from toolkit.checkpoints.kept import kept_steps, model_folder
 from toolkit.stage import Artifact, Context
 
 VERSION = 1
+TRANSIENT = True
 WARM = ("torch", "tokenizers", "transformers.modeling_utils", "transformers.models.auto.modeling_auto")
 
 

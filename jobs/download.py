@@ -11,6 +11,7 @@ from typing import Any, Literal
 from toolkit.stage import Context, Interrupted
 
 VERSION = 1
+TRANSIENT = True
 INTERNET = True
 
 
@@ -64,7 +65,7 @@ def run(spec: Spec, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
     from toolkit.checkpoints.folders import copy_file
     from toolkit.checkpoints.pin import listing
     from toolkit.checkpoints.web import of_root
-    from toolkit.manifest.record import LOG, RECORD
+    from toolkit.manifest.record import DROPPED, LOG, RECORD
 
     def report(done: int, total: int) -> None:
         ctx.progress(done, total, unit="byte")
@@ -73,7 +74,7 @@ def run(spec: Spec, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
 
     web = of_root(ctx.state.parents[2])
     files = listing(web, **vars(spec))
-    taken = [file.path for file in files if file.path in (RECORD, LOG)]
+    taken = [file.path for file in files if file.path in (RECORD, LOG, DROPPED)]
     if taken:
         raise ValueError(f"{spec.repo} has a file {taken[0]}, a name that artifacts need: choose others with `files`")
     fetched = fetch(web, files, ctx.state, report)

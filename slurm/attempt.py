@@ -223,6 +223,10 @@ def _artifact(root: Path, cell: Cell) -> Artifact:
         raise UpstreamDamaged(
             f"the input {cell.name} was committed as {folder}, which is gone; launch again to make it anew"
         )
+    if record.is_dropped(folder):
+        raise UpstreamDamaged(
+            f"the input {cell.name} was dropped from {folder} meanwhile; launch again to make it anew"
+        )
     record.wait_visible(folder, made)
     return Artifact(path=record.payload(folder, made), fingerprint=cell.fingerprint, record=made)
 

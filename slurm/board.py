@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import jobs
 from slurm import queue
 from toolkit.failures import POLICY, Failure
 from toolkit.fingerprint import SHORT
-from toolkit.manifest import claims, index
+from toolkit.manifest import claims, dropping, index, record
 from toolkit.manifest.log import Reader
-from toolkit.plan import folder, remaining
-from toolkit.study import Cell
+from toolkit.plan import folder, needed_again, remaining
+from toolkit.study import FOLDER, Cell
 
 Outlook = Literal["", "time", "later", "others"]
 SILENT_SECONDS = 900.0  # a worker that nobody can be asked about is believed dead when it has said nothing for so long
@@ -37,7 +38,8 @@ class Rules:
 
     mine: fingerprints of what fits its allocation; home: of what its shape is for. has_time: whether there is enough
     left for a cell. learn: is told what a committed cell took. alive: (claim, when it was made) -> whether its maker
-    lives, or None. retry: type -> further attempts, where a person said otherwise than `POLICY`.
+    lives, or None. retry: type -> further attempts, where a person said otherwise than `POLICY`. wanted: to be made
+    again if it was dropped, though nothing here reads it.
     """
 
     mine: Collection[str]
@@ -46,10 +48,16 @@ class Rules:
     learn: Callable[[Cell, float], None] = lambda cell, seconds: None
     alive: Callable[[Mapping[str, Any], float], bool | None] = lambda info, made: claims.liveness(info)
     retry: Mapping[str, int] = field(default_factory=dict)
+    wanted: Collection[str] = ()
 
     def most(self, reason: str) -> int:
         """Further attempts after a failure of this type."""
         return self.retry.get(reason, POLICY[Failure(reason)].retry)
+
+
+def is_transient(job: str) -> bool:
+    """Whether what a job makes can be made again from what is upstream or outside of the root, so may be dropped."""
+    return job != FOLDER and bool(getattr(jobs.load(job), "TRANSIENT", False))
 
 
 class Board:
@@ -74,6 +82,7 @@ class Board:
         for print_, inputs in self.waits_for.items():
             for upstream in inputs:
                 self.feeds[upstream].append(print_)
+        self.readers = dict(self.feeds)
         self.ready = {print_ for print_, inputs in self.waits_for.items() if not inputs}
         self.hopeful = set(self.cells)  # what is not done, and may still be
         self.ended: dict[str, int] = {}  # the last attempt that is known to have ended
@@ -82,10 +91,15 @@ class Board:
         self.cancelled: set[str] = set()  # fingerprints that a person cancelled
         self.claimed = claims.all_claims(root)
         self.reader = Reader(root, study)
+        self.room: Callable[[Cell], bool] = lambda cell: True  # whether the disk budget allows a cell to start
         self.begun = False
         committed = index.committed(root)
+        self.again = needed_again(
+            root, cells, committed, rules.wanted
+        )  # dropped, to be made by an attempt after this one
+        self.ended |= self.again
         for print_, cell in self.cells.items():
-            if print_[:SHORT] in committed.get(cell.job, ()):
+            if print_[:SHORT] in committed.get(cell.job, ()) and print_ not in self.again:
                 self.mark_done(print_)
         self.refresh()
         self.begun = True
@@ -130,6 +144,8 @@ class Board:
         self.ended[print_] = max(event["attempt"], self.ended.get(print_, 0))
         if event["event"] == "committed":
             self.rules.learn(self.cells[print_], event["seconds"] + event.get("seconds_before", 0.0))
+            if event["attempt"] <= self.again.get(print_, 0):
+                return  # that one was dropped
             # What was committed before may have been moved away since: the artifacts told.
             if event["launch"] == self.launch or (self.begun and folder(self.root, self.cells[print_]).is_dir()):
                 self.mark_done(print_)
@@ -148,7 +164,7 @@ class Board:
         then what reads the last one's output."""
         mine = [print_ for print_ in self.ready if print_ in self.rules.mine]
         for print_ in sorted(mine, key=lambda p: self._priority(p, last)):
-            if self.rules.has_time(self.cells[print_]):
+            if self.rules.has_time(self.cells[print_]) and self.room(self.cells[print_]):
                 attempt = self._claim(self.cells[print_], info)
                 if attempt is not None:
                     return attempt
@@ -166,14 +182,49 @@ class Board:
             open_ = before > self.ended.get(print_, 0)
             if open_ and self._lives(short, before):
                 return None
-            if folder(self.root, cell).is_dir():  # its worker died between the rename and the log line
-                self.mark_done(print_)
+            if folder(self.root, cell).is_dir() and not self._to_make_again(cell):
+                self.mark_done(print_)  # its worker died between the rename and the log line
+                return None
+            if self._lacks_dropped(cell):
                 return None
             if open_ and not self._bury(cell, before):
                 return None
             self.claimed[short] = before + 1
             if claims.claim(self.root, print_, before + 1, info):
                 return Attempt(cell=cell, number=before + 1, halvings=self.failures(print_)[Failure.OOM])
+
+    def _to_make_again(self, cell: Cell) -> bool:
+        print_ = cell.fingerprint
+        read = any(reader in self.hopeful for reader in self.readers.get(print_, ()))
+        wanted = read or print_ in self.rules.wanted
+        return print_ in self.again and wanted and record.is_dropped(folder(self.root, cell))
+
+    def _lacks_dropped(self, cell: Cell) -> bool:
+        """Whether an input was dropped since this board saw it: by another launch, for which it had served."""
+        gone = [c for c in cell.inputs.values() if self._is_dropped(c)]
+        for upstream in gone:
+            self._revive(upstream)
+        return bool(gone)
+
+    def _is_dropped(self, cell: Cell) -> bool:
+        return is_transient(cell.job) and record.is_dropped(folder(self.root, cell))
+
+    def _revive(self, cell: Cell) -> None:
+        """What was dropped is to be made again, and what it is made from where that was dropped too."""
+        print_ = cell.fingerprint
+        self.again[print_] = dropping.dropped_attempt(folder(self.root, cell))
+        self.ended[print_] = max(self.again[print_], self.ended.get(print_, 0))
+        self.hopeful.add(print_)
+        for upstream in cell.inputs.values():
+            if upstream.fingerprint not in self.hopeful and self._is_dropped(upstream):
+                self._revive(upstream)
+        self.waits_for[print_] = {c.fingerprint for c in cell.inputs.values()} & self.hopeful
+        if not self.waits_for[print_]:
+            self.ready.add(print_)
+        self.feeds[print_] = [reader for reader in self.readers[print_] if reader in self.hopeful]
+        for reader in self.feeds[print_]:
+            self.waits_for[reader].add(print_)
+            self.ready.discard(reader)
 
     def _lives(self, short: str, attempt: int) -> bool:
         info = claims.read_claim(self.root, short, attempt)

@@ -25,7 +25,7 @@ app = typer.Typer(
 for command in (
     commands.plan, commands.launch, commands.status, commands.why, commands.logs, cancel.cancel,
     answers.table, answers.report, analysis.compare, analysis.check, analysis.figure,
-    usage.usage, upkeep.verify, upkeep.adopt, upkeep.clean, doctor.doctor,
+    usage.usage, upkeep.verify, upkeep.adopt, upkeep.keep, upkeep.clean, doctor.doctor,
     hub.revisions, hub.lock, hub.prefetch,
 ):  # fmt: skip
     app.command()(command)

@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections import Counter
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -58,6 +59,7 @@ def plan(
     Example: `tidemark plan configs/studies/quickstart.yaml --set tuned.lr=2e-3`
     """
     from toolkit import provenance
+    from toolkit.analysis.suspects import suspects_of
 
     if cost != (cluster is not None):
         raise ValueError("--cost and --cluster NAME go together: what is left is priced by that cluster's shapes")
@@ -65,6 +67,7 @@ def plan(
     states = plan_module.survey(opened.root, opened.study.name, opened.cells)
     records, problems = index.records(opened.root)
     stages = plan_module.plan(opened.cells, states, records, provenance.identity())
+    suspects = suspects_of(opened.cells, records)
     if graph is not None:
         from toolkit.analysis.graph import dag_svg
 
@@ -72,13 +75,17 @@ def plan(
     if cluster is not None:
         forecast.show(opened, cluster, states, as_json)
     elif as_json:
-        print_json(
-            [{**vars(stage), "states": dict(stage.states), "differences": dict(stage.differences)} for stage in stages]
-        )
+        print_json([{**_plain(stage), "suspects": suspects.get(stage.stage, [])} for stage in stages])
     else:
         _print_plan(stages)
+        for suspect in chain.from_iterable(suspects.values()):
+            err.print(f"suspect checkpoint: {escape(suspect)}")
     for problem in problems:
         err.print(f"[red]damaged:[/] {escape(problem)}")
+
+
+def _plain(stage: plan_module.StagePlan) -> dict[str, Any]:
+    return {**vars(stage), "states": dict(stage.states), "differences": dict(stage.differences)}
 
 
 def _print_plan(stages: list[plan_module.StagePlan]) -> None:
@@ -118,6 +125,10 @@ def launch(
         list[str] | None,
         typer.Option(metavar="TYPE=N", help="Try a cell N more times after a failure of this type; may be repeated."),
     ] = None,
+    disk_budget: Annotated[
+        str,
+        typer.Option(metavar="SIZE", help="What downloads and conversions may take, as 45G; else as the profile says."),
+    ] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the batch files, and do nothing.")] = False,
 ) -> None:
     """Run what is missing: here, or on a cluster, whose workers go on when you log out. Launching again resumes.
@@ -128,6 +139,9 @@ def launch(
     profile, words = profiles.load(cluster)
     if workers is not None:
         words = {**words, "shapes": {name: {**shape, "workers": workers} for name, shape in words["shapes"].items()}}
+        profile = profiles.read(words)
+    if disk_budget:
+        words = {**words, "disk_budget": {**(words.get("disk_budget") or {}), "bytes": disk_budget}}
         profile = profiles.read(words)
     options = {"retry": _retries(retry or [])}
     if profile.scheduler == "local":
@@ -294,7 +308,7 @@ def why(study: StudyPath, cell: CellName, root: Root = DEFAULT_ROOT, sets: Sets 
         where = f"job {job.id} on {job.nodes}, for {job.elapsed}" if job else f"worker {state.worker}"
         out.print(escape(f"attempt {state.attempt} runs in {where}"))
     elif state.state == "never-run":
-        waiting = [c.name for c in found.inputs.values() if not plan_module.folder(opened.root, c).is_dir()]
+        waiting = [c.name for c in found.inputs.values() if status.states[c.fingerprint].state != "done"]
         words = (
             f"waits for {', '.join(waiting)}" if waiting else "nothing is in its way: a worker, or a launch, runs it"
         )

@@ -14,6 +14,7 @@ from rich.table import Table
 import jobs
 from slurm import profiles
 from slurm import status as status_module
+from slurm import submissions
 from slurm.terminal import (
     DEFAULT_ROOT,
     FAILED,
@@ -166,7 +167,8 @@ def prefetch(
     opened = open_study(study, root, sets)
     stages = {name: opened.study.stages[name] for name, _ in _pinned(opened.study)}
     cells = [cell for cell in opened.cells if cell.stage in stages]
-    states = plan_module.survey(opened.root, opened.study.name, cells) if opened.root.is_dir() else {}
+    # Of the whole study: what was dropped is fetched again where something that is not done reads it.
+    states = plan_module.survey(opened.root, opened.study.name, opened.cells) if opened.root.is_dir() else {}
     waiting = [c for c in cells if c.fingerprint not in states or states[c.fingerprint].state != "done"]
     if not waiting:
         out.print(f"nothing to fetch: all {len(cells)} models and data sets of {opened.study.name} are there")
@@ -174,17 +176,20 @@ def prefetch(
     _check(opened.root, waiting)
     # A study of its own, so that the launches of the whole one stay what they are.
     part = Opened(
-        study=replace(opened.study, name=f"{opened.study.name}.prefetch", stages=stages), root=opened.root, cells=cells
+        study=replace(opened.study, name=opened.study.name + submissions.PREFETCH, stages=stages),
+        root=opened.root,
+        cells=cells,
     )
     try:
         _, profile = profiles.load(LOCAL)
-        started = launch_module.launch_local(part.root, part.study, part.cells, workers, profile, {"retry": {}})
+        options = {"retry": {}, "wanted": [cell.fingerprint for cell in waiting]}
+        started = launch_module.launch_local(part.root, part.study, part.cells, workers, profile, options)
     except launch_module.AlreadyRunning as error:
         stop(str(error), RUNNING)
     teller = status_module.Teller()
 
     def tell() -> None:
-        for line in teller.news(status_module.read(part.root, part.study.name, part.cells)):
+        for line in teller.news(_read(part, opened)):
             print(line, flush=True)
 
     try:
@@ -193,7 +198,14 @@ def prefetch(
         err.print("stopping: what was received is kept; prefetch again to go on")
         started.stop()
         raise
-    _finish(part, started.complaints())
+    _finish(part, _read(part, opened), started.complaints())
+
+
+def _read(part: Opened, opened: Opened) -> status_module.Status:
+    """How far the downloads are. What was dropped is missing where something in the whole study reads it."""
+    found = status_module.read(part.root, part.study.name, opened.cells)
+    states = {cell.fingerprint: found.states[cell.fingerprint] for cell in part.cells}
+    return replace(found, cells=part.cells, states=states)
 
 
 def _check(root: Path, cells: Sequence[Cell]) -> None:
@@ -220,8 +232,7 @@ def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _finish(part: Opened, complaints: Sequence[str]) -> None:
-    found = status_module.read(part.root, part.study.name, part.cells)
+def _finish(part: Opened, found: status_module.Status, complaints: Sequence[str]) -> None:
     for complaint in complaints:
         err.print(f"[red]{escape(complaint)}[/]")
     for cell in found.in_state("failed"):

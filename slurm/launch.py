@@ -5,6 +5,7 @@ and a second launch of a study that is being run is refused.
 """
 
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -61,7 +62,9 @@ class Launch:
             if job.done() and not job.paths.result_pickle.exists():
                 found.append(f"worker {job.job_id} was killed, or had no room to say how it ended")
             elif job.done() and job.exception() is not None:
-                found.append(f"worker {job.job_id}: {str(job.exception()).strip()[-1500:]}")
+                text = str(job.exception()).strip()
+                said = re.search(r"^ValueError: (.+?)\n\n?-{5}", text, re.MULTILINE | re.DOTALL)  # for a user: no trace
+                found.append(said[1].strip() if said else f"worker {job.job_id}: {text[-1500:]}")
         return found
 
 

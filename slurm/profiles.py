@@ -15,6 +15,7 @@ from typing import Any, Literal
 import jobs
 from toolkit import study_file
 from toolkit.lookup import unknown
+from toolkit.manifest.dropping import Size
 from toolkit.spec import FieldError, build
 from toolkit.stage import Choice, Request, Resources
 from toolkit.study import FOLDER, Cell, Keys, Study, StudyError
@@ -86,6 +87,40 @@ class Container:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DiskBudget:
+    """What downloads and conversions may take of a root: bytes, which may be written `45G`, and inodes."""
+
+    bytes: int | str | None = None
+    inodes: int | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.bytes, str):
+            object.__setattr__(self, "bytes", _bytes(self.bytes))
+        if self.bytes is None and self.inodes is None:
+            raise ValueError("a disk budget says bytes, inodes or both, such as {bytes: 45G, inodes: 200000}")
+        for name in ("bytes", "inodes"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: at least 1")
+
+    def fits(self, size: Size) -> bool:
+        """Whether so much is within the budget."""
+        limits = ((size.bytes, self.bytes), (size.inodes, self.inodes))
+        return all(limit is None or taken <= int(limit) for taken, limit in limits)
+
+    def __str__(self) -> str:
+        words = [f"{int(self.bytes):,} bytes"] if self.bytes is not None else []
+        return " and ".join(words + ([f"{self.inodes:,} inodes"] if self.inodes is not None else []))
+
+
+def _bytes(text: str) -> int:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kKMGT]?)(i?)B?", text.strip())
+    if found is None:
+        raise ValueError(f"{text!r} is no size: give bytes, such as 45G (10^9) or 45GiB (2^30)")
+    power = " KMGT".index(found[2].upper() or " ")
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** power)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Profile:
     """A cluster.
 
@@ -97,7 +132,8 @@ class Profile:
     questions to Slurm. grace_seconds: between the signal that time is up, or the place is wanted, and the end.
     idle_minutes: a worker that waits longer for work gives its place back and comes back later. max_jobs: of this user
     at once, beside what Slurm's own limits say. repeat_failures: a node with so many NODE_FAIL in a day is excluded
-    (one GPU_FAULT is enough).
+    (one GPU_FAULT is enough). disk_budget: downloads and conversions are dropped when they have served, and made again
+    when they are needed, so that all that is there of them stays within it.
     """
 
     scheduler: Literal["local", "slurm"] = "slurm"
@@ -112,6 +148,7 @@ class Profile:
     idle_minutes: float = 10.0
     max_jobs: int | None = None
     repeat_failures: int = 2
+    disk_budget: DiskBudget | None = None
 
 
 def load(name: str) -> tuple[Profile, dict[str, Any]]:

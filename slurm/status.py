@@ -15,6 +15,7 @@ from rich.text import Text
 
 from slurm.places import Places, latest, places
 from slurm.queue import POLL_SECONDS, Queue
+from slurm.window import Use, show, use
 from toolkit.fingerprint import SHORT
 from toolkit.manifest import record
 from toolkit.plan import NEVER, STATES, CellState, Node, folder, survey
@@ -27,13 +28,14 @@ COLORS = {"done": "green", "running": "cyan", "failed": "red", "blocked": "yello
 @dataclass(frozen=True, kw_only=True)
 class Status:
     """`progress` holds what running cells last told (`Context.progress`), by fingerprint; `places` where a cluster's
-    workers are."""
+    workers are; `disk` what is used of a disk budget."""
 
     study: str
     cells: Sequence[Node]
     states: Mapping[str, CellState]
     progress: Mapping[str, Mapping[str, Any]]
     places: Places | None = None
+    disk: Use | None = None
 
     def counts(self) -> dict[str, Counter[str]]:
         """Stage -> state -> number of cells."""
@@ -69,7 +71,8 @@ class Status:
         }
         stages = {stage: {state: counts[state] for state in STATES} for stage, counts in self.counts().items()}
         cluster = {"cluster": self.places.as_json()} if self.places else {}
-        return {"study": self.study, "stages": stages, **listed, **cluster}
+        disk = {"disk": self.disk.as_json()} if self.disk else {}
+        return {"study": self.study, "stages": stages, **listed, **cluster, **disk}
 
     def _running(self, cell: Node) -> dict[str, Any]:
         state = self.states[cell.fingerprint]
@@ -90,6 +93,7 @@ def read(root: Path, study: str, cells: Sequence[Node]) -> Status:
         states=states,
         progress={p: read_progress(root / "work" / p[:SHORT] / "state") for p in running},
         places=places(root, study, queue, *launched) if launched else None,
+        disk=use(root, study),
     )
 
 
@@ -109,6 +113,8 @@ def render(status: Status, most: int = 12) -> RenderableType:
         parts.append(_running(status, running[:most]))
     if status.places is not None:
         parts += workers(status.places)
+    if status.disk is not None:
+        parts.append(Text(f"downloads and conversions: {show(status.disk.used)} of {status.disk.budget}"))
     failed = status.in_state("failed")
     for cell in failed[:most]:
         known = status.states[cell.fingerprint]

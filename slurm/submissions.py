@@ -24,6 +24,8 @@ from toolkit.manifest.log import Reader
 from toolkit.provenance import HOME
 from toolkit.study import Cell, Study
 
+PREFETCH = ".prefetch"  # ends the name under which `tidemark prefetch` runs the downloads of a study
+
 
 def cells_of(root: Path, study: Study) -> list[Cell]:
     """The cells of a study, with the digests of adopted files taken from the root's cache where they are known.

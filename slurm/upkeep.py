@@ -12,11 +12,25 @@ from rich.markup import escape
 
 import jobs
 from slurm import submissions
-from slurm.terminal import DEFAULT_ROOT, FAILED, RUNNING, AsJson, Root, Sets, err, open_study, out, print_json, stop
+from slurm.terminal import (
+    DEFAULT_ROOT,
+    FAILED,
+    RUNNING,
+    AsJson,
+    Root,
+    Sets,
+    StudyPath,
+    err,
+    find_cells,
+    open_study,
+    out,
+    print_json,
+    stop,
+)
 from toolkit import provenance
 from toolkit.expand import choose, slug
 from toolkit.manifest import adopt as adoption
-from toolkit.manifest import index, record
+from toolkit.manifest import dropping, index, record
 from toolkit.manifest.files import check_root, discard
 from toolkit.plan import DONE, folder
 from toolkit.spec import build
@@ -45,13 +59,14 @@ def verify(
         folders = [path for path in folders if path in wanted]
     checked = {str(path.relative_to(root)): record.verify(path, deep=not quick) for path in folders}
     wrong = {name: problems for name, problems in checked.items() if problems}
+    dropped = sum(record.is_dropped(path) for path in folders)
     if as_json:
-        print_json({"artifacts": len(checked), "damaged": wrong})
+        print_json({"artifacts": len(checked), "dropped": dropped, "damaged": wrong})
     else:
         for name, problems in wrong.items():
             for problem in problems:
                 err.print(f"[red]{escape(name)}[/]: {escape(problem)}")
-        out.print(f"{len(checked)} artifacts, {len(wrong)} damaged")
+        out.print(f"{len(checked)} artifacts, {len(wrong)} damaged" + (f", {dropped} dropped" if dropped else ""))
     if wrong:
         stop("move each damaged folder away and launch again to make it anew", FAILED)
 
@@ -60,6 +75,30 @@ def _artifacts(root: Path) -> Iterator[Path]:
     for job, names in index.committed(root).items():
         for name in names.values():
             yield root / "artifacts" / job / name
+
+
+def keep(
+    study: StudyPath,
+    cells: Annotated[list[str], typer.Argument(metavar="CELL...", help="Cells, or whole stages.")],
+    root: Root = DEFAULT_ROOT,
+    sets: Sets = None,
+    no: Annotated[bool, typer.Option("--no", help="Allow that they are dropped again.")] = False,
+) -> None:
+    """Pin what a disk budget would drop (`launch --disk-budget`): it stays, and counts.
+
+    Example: `tidemark keep configs/studies/olmo2-1b.yaml 'published[step=main]'`
+    """
+    opened = open_study(study, root, sets)
+    check_root(opened.root)
+    named = {c.fingerprint: c for name in cells for c in find_cells(opened, name)}
+    for print_, cell in named.items():
+        (dropping.unpin if no else dropping.pin)(opened.root, print_)
+        place = folder(opened.root, cell)
+        there = (
+            "dropped: made again when it is needed" if record.is_dropped(place) else "there" if place.is_dir() else ""
+        )
+        words = "may be dropped" if no else "is kept"
+        out.print(f"{escape(cell.name)} {words}  [dim]{there or 'not made yet'}[/]")
 
 
 def adopt(

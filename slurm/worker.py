@@ -26,6 +26,7 @@ from slurm.board import Attempt, Board, Rules
 from slurm.estimates import Estimates
 from slurm.nodes import Leader
 from slurm.peer import help_out
+from slurm.window import Window
 from toolkit.failures import Failure
 from toolkit.fingerprint import SHORT
 from toolkit.manifest import claims
@@ -36,6 +37,7 @@ from toolkit.study import Cell
 
 POLL_SECONDS = 0.2  # how often an idle worker looks whether somebody finished what it waits for
 LOOK_SECONDS = 5.0  # how often a busy one looks whether its cell was cancelled
+STUCK_SECONDS = 3.0  # that nothing fits the disk budget before a worker says so: another may just be dropping
 HOLD_SECONDS = 120.0  # after TERM, for Slurm to end the job
 REQUEUES, REQUEUE_SECONDS = 6, 5.0  # tries to requeue, and between them
 MOST_PAUSES = 6  # times idle_minutes after which a worker that found nothing comes back, at most
@@ -83,6 +85,7 @@ class _Worker:
     child: Child | None = None
     warm: set[str] = field(default_factory=set)
     beat: float = field(default_factory=time.monotonic)
+    window: Window | None = None  # with a disk budget
     submission: int = 0  # when it was written that was read last
     busy: bool = False  # it has run something in this allocation
     suspect: str = ""  # the node of a device that failed
@@ -145,13 +148,19 @@ def _worker(root: Path, study: str, launch: int, given: Allocation, submission: 
         learn=estimates.learn,
         alive=queue.Queue(root, given.profile.poll_seconds).alive,
         retry=submission["options"].get("retry", {}),
+        wanted=submission["options"].get("wanted", ()),
     )
     info = {**claims.identity(), "worker": writer.name, "study": study, "launch": launch}
     if given.slurm is not None:
         info["slurm"] = given.slurm
     board = Board(root, study, launch, cells, rules, writer.append, time.monotonic)
+    window, budget = None, given.profile.disk_budget
+    if budget is not None:
+        window = Window(root, study, launch, board, budget, info)
+        board.room = window.room
     return _Worker(
-        root=root, study=study, launch=launch, board=board, writer=writer, info=info, given=given, fits=fits
+        root=root, study=study, launch=launch, board=board, writer=writer, info=info, given=given, fits=fits,
+        window=window,
     )  # fmt: skip
 
 
@@ -203,18 +212,28 @@ def _has_time(root: Path, given: Allocation, estimates: Estimates, cell: Cell) -
 
 def _pull(worker: _Worker) -> int:
     committed, last, busy = 0, None, time.monotonic()
+    _drop_what_served(worker)
     while not worker.stop:
         _look(worker)
         if worker.stop:
             break
+        if worker.window is not None:
+            worker.window.impossible = ""
         attempt = worker.board.take_next(last, worker.info)
         if attempt is not None:
             worker.busy = True
             committed += _run(worker, attempt)
+            _drop_what_served(worker)
             last, busy = attempt.cell, time.monotonic()
         elif not _wait(worker, time.monotonic() - busy):
             break
     return committed
+
+
+def _drop_what_served(worker: _Worker) -> None:
+    if worker.window is not None:
+        worker.board.refresh()
+        worker.window.sweep()
 
 
 def _wait(worker: _Worker, waited: float) -> bool:
@@ -223,6 +242,8 @@ def _wait(worker: _Worker, waited: float) -> bool:
     outlook, profile = worker.board.outlook(), worker.given.profile
     if not outlook:
         return False
+    if worker.window is not None and worker.window.impossible and waited > STUCK_SECONDS:
+        raise ValueError(worker.window.impossible)
     if worker.given.slurm is not None:
         idle = profile.idle_minutes * 60
         if worker.given.slurm["restarts"] and not worker.busy:

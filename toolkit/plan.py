@@ -6,13 +6,13 @@ and its process lives; it failed when its latest attempt says so; it is blocked 
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from toolkit.fingerprint import SHORT
-from toolkit.manifest import claims, index, record
+from toolkit.manifest import claims, dropping, index, record
 from toolkit.study import Cell
 
 STATES = ("done", "running", "failed", "blocked", "never-run")
@@ -66,17 +66,56 @@ def survey(root: Path, study: str, cells: Sequence[Node], alive: Alive = _on_thi
     committed = index.committed(root)
     events = index.attempts_state(root, study)
     claimed = claims.all_claims(root)
+    again = needed_again(root, cells, committed)
     states: dict[str, CellState] = {}
     for cell in cells:
         print_ = cell.fingerprint
-        if print_[:SHORT] in committed.get(cell.job, ()):
+        if print_[:SHORT] in committed.get(cell.job, ()) and print_ not in again:
             states[print_] = DONE
             continue
-        state = _unfinished(root, print_, claimed.get(print_[:SHORT], 0), events.get(print_), alive)
+        number = claimed.get(print_[:SHORT], 0)
+        begun = number > again.get(print_, 0)  # the attempt that made what was dropped tells nothing of the next
+        state = _unfinished(root, print_, number, events.get(print_), alive) if begun else NEVER
         if state is NEVER:
             state = next((s for s in (_blocked_by(c, states) for c in cell.inputs.values()) if s), NEVER)
         states[print_] = state
     return states
+
+
+def needed_again(
+    root: Path, cells: Sequence[Node], committed: Mapping[str, Mapping[str, str]], wanted: Collection[str] = ()
+) -> dict[str, int]:
+    """Fingerprint -> the attempt that made it, of the artifacts that were dropped and that something not done reads.
+
+    One that only what is done was made from is as good as there, unless it is `wanted` for itself.
+    """
+    touched = {job for job in committed if dropping.any_of(root, job)}
+    if not touched:
+        return {}
+    known = {cell.fingerprint: cell for cell in cells}
+    readers: defaultdict[str, set[str]] = defaultdict(set)
+    for cell in cells:
+        for upstream in cell.inputs.values():
+            readers[upstream.fingerprint].add(cell.fingerprint)
+    missing: dict[str, bool] = {}
+    found: dict[str, int] = {}
+
+    def is_missing(print_: str) -> bool:
+        if print_ not in missing:
+            job = known[print_].job
+            name = committed.get(job, {}).get(print_[:SHORT])
+            place = root / "artifacts" / job / str(name)
+            gone = name is not None and job in touched and record.is_dropped(place)
+            missing[print_] = name is None or (
+                gone and (print_ in wanted or any(is_missing(reader) for reader in readers[print_]))
+            )
+            if gone and missing[print_]:
+                found[print_] = dropping.dropped_attempt(place)
+        return missing[print_]
+
+    for print_ in known:
+        is_missing(print_)
+    return found
 
 
 def _blocked_by(upstream: Node, states: Mapping[str, CellState]) -> CellState | None:

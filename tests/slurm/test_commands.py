@@ -179,7 +179,11 @@ def test_verify_sees_what_changed_on_disk(lab: Lab) -> None:
     (folder / "extra.txt").write_text("more")
     assert "extra.txt: not in the record" in lab.said("verify", code=3)
     told = json.loads(lab.run("verify", study, "--json", code=3).stdout)
-    assert told == {"artifacts": 4, "damaged": {str(folder.relative_to(lab.root)): ["extra.txt: not in the record"]}}
+    assert told == {
+        "artifacts": 4,
+        "dropped": 0,
+        "damaged": {str(folder.relative_to(lab.root)): ["extra.txt: not in the record"]},
+    }
     (folder / "extra.txt").unlink()
     record = folder / "artifact.json"
     record.write_text(record.read_text().replace('"seed"', '"sead"'))

@@ -37,11 +37,6 @@ class Panel:
     figure: go.Figure
 
 
-def checkpoint_axis(axes: Sequence[str]) -> str | None:
-    """The axis of a study that counts its checkpoints: step or tokens; None if it has neither."""
-    return next((axis for axis in ("step", "tokens") if axis in axes), None)
-
-
 def curves(
     table: pa.Table, over: str, mean_over: Sequence[str] = ("seed",), most: int = PANELS, confidence: float = 0.95
 ) -> tuple[list[Panel], int]:

@@ -18,12 +18,12 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from toolkit.analysis.figures import Panel, checkpoint_axis, curves, losses
+from toolkit.analysis.figures import Panel, curves, losses
 from toolkit.analysis.gaps import keys, show
 from toolkit.analysis.graph import dag_svg
 from toolkit.analysis.origin import duration, origin
 from toolkit.analysis.payload import head, script_json, table_payload, visible
-from toolkit.analysis.suspects import suspects
+from toolkit.analysis.suspects import checkpoint_axis, suspects
 from toolkit.analysis.table import counts, measure
 from toolkit.failures import POLICY, Failure
 from toolkit.plan import CellState, StagePlan

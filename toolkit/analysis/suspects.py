@@ -5,15 +5,17 @@ the curve over the steps: it falls or wobbles a little, but no checkpoint stands
 no two agree to five decimals.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from math import inf, log
+from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
+from toolkit.manifest.index import Summary
+from toolkit.study import Cell, axes
 
-from toolkit.analysis.figures import checkpoint_axis
-from toolkit.analysis.gaps import keys, show
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 BITS = ("bits_per_byte", "bits_per_token")
 DECIMALS = 5
@@ -57,26 +59,60 @@ def repeats(values: Sequence[float]) -> list[tuple[int, int]]:
     ]
 
 
-def suspects(table: pa.Table) -> list[str]:
+def checkpoint_axis(names: Sequence[str]) -> str | None:
+    """The axis of a study that counts its checkpoints: step or tokens; None if it has neither."""
+    return next((axis for axis in ("step", "tokens") if axis in names), None)
+
+
+def suspects(table: "pa.Table") -> list[str]:
     """A sentence for every suspect in the long table of a study (`toolkit.analysis.table.measure`)."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from toolkit.analysis.gaps import keys
+
     over = checkpoint_axis(table.column_names)
     if over is None:
         return []
     rows = table.filter(pc.is_in(table["metric"].cast(pa.string()), pa.array(BITS)))
     rows = rows.filter(pc.and_(pc.is_valid(rows["value"]), pc.is_valid(rows[over])))
+    points = ({key: row[key] for key in keys(table)} for row in rows.to_pylist())
+    return _sentences(over, zip(points, rows["value"].to_pylist()))
+
+
+def suspects_of(cells: Sequence[Cell], records: Mapping[str, Summary]) -> dict[str, list[str]]:
+    """Stage -> the same sentences, from the records of done cells (`index.records`), without a table."""
+    over = checkpoint_axis(axes(cells))
+    points: dict[str, list[tuple[Mapping[str, Any], float]]] = {}
+    for cell in {cell.fingerprint: cell for cell in cells if over in cell.coords}.values():
+        made = records.get(cell.fingerprint)
+        if made is not None and '"bits_per_' in made.metrics:
+            measured = json.loads(made.metrics)
+            place = {"stage": cell.stage, **cell.coords}
+            found = points.setdefault(cell.stage, [])
+            found += [({**place, "metric": name}, measured[name]) for name in BITS if name in measured]
+    return {stage: said for stage, found in points.items() if over and (said := _sentences(over, found))}
+
+
+def _sentences(over: str, points: Iterable[tuple[Mapping[str, Any], float]]) -> list[str]:
+    """points: what tells a measurement from others, `over` included, and the bits."""
     curves: dict[tuple[str, ...], list[tuple[float, float]]] = {}
-    for row in rows.to_pylist():
-        if not isinstance(row[over], str):
-            same = tuple(f"{key}={show(row[key])}" for key in keys(table) if key != over and row[key] is not None)
-            curves.setdefault(same, []).append((row[over], row["value"]))
+    for place, value in points:
+        if not isinstance(place[over], str):
+            same = tuple(f"{key}={_show(at)}" for key, at in place.items() if key != over and at is not None)
+            curves.setdefault(same, []).append((place[over], value))
     found = []
-    for same, points in curves.items():
-        points.sort()
-        values = [value for _, value in points]
+    for same, curve in curves.items():
+        curve.sort()
+        values = [value for _, value in curve]
         what = ", ".join(same)
         for i in breaks(values):
             beside = " and ".join(f"{values[n]:.5f}" for n in (i - 1, i + 1) if n < len(values))
-            found.append(f"{what}: {over} {points[i][0]} has {values[i]:.5f}, its neighbours {beside}")
+            found.append(f"{what}: {over} {curve[i][0]} has {values[i]:.5f}, its neighbours {beside}")
         for i, j in repeats(values):
-            found.append(f"{what}: {over} {points[i][0]} and {points[j][0]} both have {values[i]:.5f}")
+            found.append(f"{what}: {over} {curve[i][0]} and {curve[j][0]} both have {values[i]:.5f}")
     return found
+
+
+def _show(label: Any) -> str:
+    return str(label).lower() if isinstance(label, bool) else str(label)

@@ -2,14 +2,18 @@
 
 The record is written last and the whole folder is published by one rename, so an artifact exists exactly when
 `ROOT/artifacts/<job>/<label>-<fp12>` does. Killed before the rename, nothing is there; after it, everything is.
+One that can be made again may be dropped (`dropping.py`): its folder and record stay, its files are gone.
 An adopted artifact (`adopt.py`) holds a record only: its files stay where the user keeps them.
 """
 
 import errno
 import json
 import os
+import shutil
 import time
+import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +25,7 @@ from toolkit.manifest.files import content_files, digest_file, discard, list_fil
 
 RECORD = "artifact.json"
 LOG = "log.txt"  # what the stage printed: kept beside the files, never part of the record
+DROPPED = "artifact.dropped"  # a marker beside the record: the files are gone, or going
 FORMAT = 1
 VISIBLE_SECONDS = 60.0  # NFS clients keep attributes and negative look-ups for up to 60 s (acregmax, acdirmax)
 
@@ -56,6 +61,10 @@ def commit(
     if _is_foreign(out / RECORD, fingerprint):
         raise ValueError(
             f"job {job!r} wrote a file named {RECORD!r}, which is the name of the record; give it another name"
+        )
+    if is_dropped(out):
+        raise ValueError(
+            f"job {job!r} wrote a file named {DROPPED!r}, which marks what was dropped; give it another name"
         )
     full["files"] = {name: seal(out / name) for name in list_files(out) if name not in (RECORD, LOG)}
     for folder, _, _ in os.walk(out, topdown=False):
@@ -97,8 +106,31 @@ def _rename(out: Path, final: Path, fingerprint: str, timeout: float) -> None:
         # ENOENT: an NFS server that was asked twice (the first answer got lost) renamed `out` the first time.
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOENT) or not final.is_dir():
             raise
+        if error.errno != errno.ENOENT and is_dropped(final):
+            return _replace(out, final, fingerprint, timeout)
         check_identity(read(final, timeout), fingerprint, final)
         discard(out)
+
+
+def _replace(out: Path, final: Path, fingerprint: str, timeout: float) -> None:
+    """Publish over an artifact that was dropped. Killed in between, it is one that was never made; of two that make it
+    anew, the second may take the first's away instead, and puts it back."""
+    trash = final.with_name(f".trash-{uuid.uuid4().hex}")
+    with suppress(FileNotFoundError):  # the other has just moved it
+        os.rename(final, trash)
+    if trash.is_dir():
+        found = read(trash)
+        if found["fingerprint"] != fingerprint or not is_dropped(trash):
+            with suppress(OSError):  # a third is there by now: this one is to go
+                os.rename(trash, final)
+        check_identity(found, fingerprint, final)
+    _rename(out, final, fingerprint, timeout)
+    shutil.rmtree(trash, ignore_errors=True)
+
+
+def is_dropped(folder: Path) -> bool:
+    """Whether the files of a committed artifact are gone, or must be taken for gone."""
+    return os.path.lexists(folder / DROPPED)
 
 
 def _is_foreign(path: Path, fingerprint: str) -> bool:
@@ -234,7 +266,10 @@ def wait_visible(folder: Path, record: Mapping[str, Any], timeout: float = VISIB
 
 
 def verify(folder: Path, *, deep: bool = True) -> list[str]:
-    """What is wrong with a committed artifact, one sentence each; empty if nothing is. `deep` reads every byte."""
+    """What is wrong with a committed artifact, one sentence each; empty if nothing is. `deep` reads every byte.
+
+    Of one that was dropped, the record is looked at and what does not belong to it.
+    """
     try:
         record = read(folder)
     except UpstreamDamaged as error:
@@ -245,7 +280,7 @@ def verify(folder: Path, *, deep: bool = True) -> list[str]:
     if not folder.name.endswith(f"-{record['fingerprint'][:SHORT]}"):
         problems.append(f"{RECORD}: fingerprint {record['fingerprint']} is not the one in the folder's name")
     base = files_root(folder, record)
-    for name, entry in record["files"].items():
+    for name, entry in record["files"].items() if not is_dropped(folder) else ():
         problems.extend(_check_file(base / name, name, entry, deep))
     try:
         problems.extend(f"{name}: not in the record" for name in _unknown_files(folder, record))
@@ -257,7 +292,7 @@ def verify(folder: Path, *, deep: bool = True) -> list[str]:
 def _unknown_files(folder: Path, record: Mapping[str, Any]) -> list[str]:
     """Names that are there although the record does not have them; a study would read what was added to its folder."""
     if "source" not in record:
-        return [name for name in list_files(folder) if name not in {RECORD, LOG, *record["files"]}]
+        return [name for name in list_files(folder) if name not in {RECORD, LOG, DROPPED, *record["files"]}]
     added = [name for name, _ in content_files(Path(record["source"])) if name not in record["files"]]
     return sorted(added) + [name for name in list_files(folder) if name not in (RECORD, LOG)]
 

@@ -6,7 +6,8 @@ import pytest
 
 from toolkit.analysis.axis import compact, scales
 from toolkit.analysis.drawing import switch_scale
-from toolkit.analysis.figures import Panel, checkpoint_axis, curves, losses
+from toolkit.analysis.figures import Panel, curves, losses
+from toolkit.analysis.suspects import checkpoint_axis
 from toolkit.analysis.table import measure
 
 from .fake_study import STEPS, FakeStudy, N, skill

@@ -1,13 +1,16 @@
 """Checkpoints that stand out of their curve, or repeat another's value, are named; honest curves are left alone."""
 
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from toolkit.analysis.report import write_report
-from toolkit.analysis.suspects import breaks, repeats, suspects
+from toolkit.analysis.suspects import breaks, repeats, suspects, suspects_of
 from toolkit.analysis.table import measure
+from toolkit.manifest import index
 
 from .fake_study import DONE, STEPS, FakeStudy
 
@@ -57,6 +60,15 @@ def test_of_a_study(tmp_path: Path) -> None:
         "stage=checkpoint, metric=bits_per_byte: step 100 has 12.00000, its neighbours 4.00000 and 1.20000",
         "stage=checkpoint, metric=bits_per_byte: step 300 and 1000 both have 1.20000",
     ]
+    assert suspects_of(good.cells, index.records(good.root)[0]) == {}
+    told = suspects_of(bad.cells, index.records(bad.root)[0])
+    assert told == {"checkpoint": suspects(measure(**bad.arguments()))}, "plan says what table and report say"
+
+
+def test_planning_finds_them_without_heavy_libraries() -> None:
+    code = "import sys, slurm.commands, toolkit.analysis.suspects as s\nassert s.suspects_of([], {}) == {}\n"
+    code += "assert not {'pyarrow', 'pandas', 'numpy', 'torch', 'plotly'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_report_names_them(tmp_path: Path) -> None:
