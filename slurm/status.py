@@ -76,8 +76,9 @@ class Status:
 
     def _running(self, cell: Node) -> dict[str, Any]:
         state = self.states[cell.fingerprint]
-        job = self.places.job(state.job) if self.places else None
-        where = {"job": state.job, "node": job.nodes, "elapsed": job.elapsed} if job else {}
+        job = self.places.job(state.job) if self.places else None  # it may have started since squeue was asked
+        where = {"job": state.job} if state.job else {}
+        where |= {"node": job.nodes, "elapsed": job.elapsed} if job and job.alive else {}
         return {"progress": self.progress.get(cell.fingerprint), **where}
 
 
@@ -131,7 +132,7 @@ def _running(status: Status, cells: Sequence[Node]) -> Table:
         told = status.progress.get(cell.fingerprint) or {}
         state = status.states[cell.fingerprint]
         job = status.places.job(state.job) if status.places else None
-        where = [f"job {job.id}", job.nodes, job.elapsed] if job else []
+        where = [f"job {state.job}", *([job.nodes, job.elapsed] if job else [])] if state.job else []
         table.add_row(Text(cell.name, style="cyan"), *progress_words(told), *where)
     return table
 

@@ -141,6 +141,9 @@ def test_shapes_that_the_cluster_does_not_have_are_named(answers: dict[str, Answ
 
 def test_nodes_that_lack_something_are_named(answers: dict[str, Answer]) -> None:
     wrong = answers["wrong"]
+    assert ("shape gpu", "GPUs") in wrong.lines, [
+        line for (where, _), line in wrong.lines.items() if where == "shape gpu"
+    ]
     gpus = wrong.lines["shape gpu", "GPUs"]
     assert gpus["level"] == "failed" and gpus["found"].startswith("0 on ")
     assert gpus["needed"] == "2 that torch computes on" and "install a torch that fits the driver" in gpus["mend"]

@@ -40,23 +40,23 @@ CLAIM = {
 @pytest.mark.parametrize(
     ("jobs", "claimed", "alive"),
     [
-        ([job()], 50, True),
-        ([job(state="COMPLETING")], 50, True),
-        ([job(state="FAILED")], 50, False),
-        ([job(state="PENDING", restarts=1)], 50, False),
-        ([job(restarts=1)], 50, False),
-        ([job(state="PENDING")], 150, None),  # the snapshot is older than the start of the job
-        ([job(name="another study's, with the number of a job that a crash forgot")], 50, None),
-        ([job(name="another study's, with the number of a job that a crash forgot")], -100, False),
-        ([], -100, False),
-        ([], 50, None),  # its processes may go on for a while: the worker's log must be silent too
+        ([job()], 950, True),
+        ([job(state="COMPLETING")], 950, True),
+        ([job(state="FAILED")], 950, False),
+        ([job(state="PENDING", restarts=1)], 950, False),
+        ([job(restarts=1)], 950, False),
+        ([job(state="PENDING")], 1050, None),  # the snapshot is older than the start of the job
+        ([job(name="another study's, with the number of a job that a crash forgot")], 950, None),
+        ([job(name="another study's, with the number of a job that a crash forgot")], 800, False),
+        ([], 800, False),
+        ([], 950, None),  # its processes may go on for a while: the worker's log must be silent too
     ],
 )
 def test_what_a_snapshot_says_of_a_claim(
     jobs: list[Job], claimed: float, alive: bool | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slurm = Queue(tmp_path)
-    snapshot = Snapshot(began=100.0, cluster="lab", jobs={j.id: j for j in jobs})
+    snapshot = Snapshot(began=1000.0, cluster="lab", jobs={j.id: j for j in jobs})
     monkeypatch.setattr(slurm, "snapshot", lambda: snapshot)
     assert slurm.alive(CLAIM, claimed) is alive
     assert slurm.alive({**CLAIM, "slurm": {**CLAIM["slurm"], "cluster": "other"}}, claimed) is None  # type: ignore[dict-item]
