@@ -61,7 +61,7 @@ def test_a_suite_runs_within_the_room_of_two_checkpoints(desk: Desk, tmp_path: P
         time.sleep(0.01)
     said = launch.communicate()[0].decode()
     assert launch.returncode == 0, said
-    assert 0 < peak <= budget < held(desk.root) + 5 * lineage
+    assert 0 < peak <= budget < 5 * lineage
     status = desk.json("status", desk.study)
     assert all(stage["done"] == sum(stage.values()) for stage in status["stages"].values())
     assert status["disk"]["bytes"] == 0, "all have served"
