@@ -3,6 +3,7 @@ nothing stays behind."""
 
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -82,7 +83,7 @@ def answers(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> dict[
     """Four profiles, asked about at the same time: most of it is waiting."""
     top = tmp_path_factory.mktemp("doctor")
     house = make_house(top / "house")
-    hidden = f"env CUDA_VISIBLE_DEVICES= {sys.executable}"
+    hidden = f"env CUDA_VISIBLE_DEVICES= {shlex.quote(sys.executable)}"
     wrong = {
         "lost": {**CPU, "partition": "mian"},
         "large": {**CPU, "gpus": 5, "memory": 100},
