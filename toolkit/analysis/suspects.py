@@ -8,7 +8,7 @@ no two agree to five decimals.
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
-from math import inf, log
+from math import log
 from typing import TYPE_CHECKING, Any
 
 from toolkit.manifest.index import Summary
@@ -25,9 +25,10 @@ BREAK = 0.03  # in natural logarithms: 3 %; checkpoints of one run wobble by les
 def breaks(values: Sequence[float]) -> list[int]:
     """Positions whose value lies more than 3 % outside of what its two neighbours span.
 
-    However steep a curve falls, its points lie between their neighbours. The last value has one neighbour, and may only
-    not rise. A value that stands out makes those beside it stand out as well: the one without which the rest is smooth
-    is meant, or each where that holds of several. Values are positive; fewer than three have no trend.
+    However steep a curve falls, its points lie between their neighbours, but for one where it turns and goes on. The
+    last value has one neighbour, and may only not rise by more than the curve was rising before. A value that stands
+    out makes those beside it stand out as well: the one without which the rest is smooth is meant, or each where that
+    holds of several. Values are positive; fewer than three have no trend.
     """
     kept, found = list(range(len(values))), []
     while worst := _worst([log(values[i]) for i in kept]):
@@ -46,8 +47,20 @@ def _excess(x: Sequence[float]) -> list[float]:
     """How far every value but the first is outside of what lies beside it."""
     if len(x) < 3:
         return []
-    beside = [*zip(x, x[2:]), (-inf, x[-2])]
-    return [max(0.0, value - max(pair), min(pair) - value) for value, pair in zip(x[1:], beside)]
+    inside = [
+        0.0 if _turns(x, i) else max(0.0, x[i] - max(x[i - 1], x[i + 1]), min(x[i - 1], x[i + 1]) - x[i])
+        for i in range(1, len(x) - 1)
+    ]
+    return [*inside, max(0.0, x[-1] - max(x[-2], 2 * x[-2] - x[-3]))]
+
+
+def _turns(x: Sequence[float], i: int) -> bool:
+    """Whether the curve turns at a value and goes on in both directions: a model begins to forget there, say."""
+    if i + 2 >= len(x):
+        return False
+    before, after = x[i] - x[i - 1], x[i + 1] - x[i]
+    came = before < 0 if i < 2 else (x[i - 1] - x[i - 2]) * before > 0
+    return before * after < 0 and came and (x[i + 2] - x[i + 1]) * after > 0
 
 
 def repeats(values: Sequence[float]) -> list[tuple[int, int]]:
@@ -75,7 +88,9 @@ def suspects(table: "pa.Table") -> list[str]:
     if over is None:
         return []
     rows = table.filter(pc.is_in(table["metric"].cast(pa.string()), pa.array(BITS)))
-    rows = rows.filter(pc.and_(pc.is_valid(rows["value"]), pc.is_valid(rows[over])))
+    # Bits of a task are an evaluation's, of few items; those of the fixed text belong to the checkpoint and have none.
+    own = pc.is_null(rows["task"]) if "task" in rows.column_names else pa.array([True] * len(rows))
+    rows = rows.filter(pc.and_(own, pc.and_(pc.is_valid(rows["value"]), pc.is_valid(rows[over]))))
     points = ({key: row[key] for key in keys(table)} for row in rows.to_pylist())
     return _sentences(over, zip(points, rows["value"].to_pylist()))
 

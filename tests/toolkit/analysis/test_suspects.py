@@ -38,6 +38,12 @@ def test_curves_that_fall_steeply_or_wobble() -> None:
         assert breaks(curve) == []
 
 
+def test_a_curve_that_goes_on_rising_is_a_curve() -> None:
+    """A small model that forgets the fixed text's language: every value is above the one before, none stands out."""
+    assert breaks([7.99, 7.13, 8.29, 9.60, 10.74, 11.69]) == []
+    assert breaks([7.99, 7.13, 8.29, 9.60, 10.74, 19.0]) == [5], "but not faster than it did"
+
+
 def test_values_that_repeat() -> None:
     assert repeats([1.234561, 2.0, 1.234559, 1.23457]) == [(0, 2)]
 
