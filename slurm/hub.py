@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import jobs
-from slurm import profiles
+from slurm import profiles, quota
 from slurm import status as status_module
 from slurm import submissions
 from slurm.terminal import (
@@ -223,7 +223,12 @@ def _check(root: Path, cells: Sequence[Cell]) -> None:
         preflight.refuse_duplicates({name: listings[print_] for name, print_ in named.items()})
     there = sum(_size(root / "work" / print_[:12] / "state") for print_ in by_print)
     size = sum(file.size for files in listings.values() for file in files)
-    preflight.check_room(root, size - there, sum(len(files) + 10 for files in listings.values()))
+    inodes = sum(len(files) + 10 for files in listings.values())
+    preflight.check_room(root, size - there, inodes)
+    try:
+        quota.check(root, size - there, inodes)
+    except TimeoutError as error:
+        err.print(f"[yellow]the quota is unknown: {escape(str(error))}[/]")
     here = f", of which {preflight.amount(there)} are there" if there else ""
     out.print(f"{len(by_print)} to fetch: {preflight.amount(size)}{here}")
 

@@ -2,13 +2,10 @@
 
 import getpass
 import os
-import re
-import shutil
-import subprocess
 from math import inf
 from pathlib import Path
 
-from slurm import arrays, queue
+from slurm import arrays, quota
 from slurm.doctor import probe
 from slurm.doctor.line import Level, Line, ok
 from slurm.profiles import Profile
@@ -51,48 +48,14 @@ def _enough(what: str, left: float, least: float, few: float, unit: str) -> Line
 
 
 def _quota(root: Path) -> list[Line]:
-    """What this user's quota leaves of blocks and inodes, where the tools that know it are installed."""
-    device, mount, kind = mounted(root)
-    if kind == "lustre" and shutil.which("lfs"):
-        words = ["lfs", "quota", "-q", "-u", getpass.getuser(), mount]
-    elif kind != "lustre" and shutil.which("quota"):
-        words = ["quota", "-w", "-p", "-u"]
-    else:
-        return []
+    """What this user's quota leaves of blocks and inodes, where somebody knows."""
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=queue.SECONDS, check=False)
-    except subprocess.TimeoutExpired:
+        space, files = quota.left(root)
+    except TimeoutError as error:
         mend = "ask for it by hand, with the cluster's own tool"
-        found = f"{words[0]} did not answer within {queue.SECONDS} s"
-        return [Line(level="warning", where="root", what="quota", found=found, needed="an answer", mend=mend)]
-    return [
-        _enough(what, left, least, few, unit)
-        for name, blocks, files in quotas(done.stdout) if name in (device, mount)
-        for what, left, least, few, unit in (
-            ("quota of space", blocks, BYTES, FEW_BYTES, "GB"), ("quota of inodes", files, INODES, FEW_INODES, ""),
-        )
-        if left != inf
-    ]  # fmt: skip
-
-
-def quotas(text: str) -> list[tuple[str, float, float]]:
-    """(file system, bytes left, inodes left) of each row that `quota -w -p` or `lfs quota -q` prints: name, blocks of
-    1 KiB, soft limit, hard limit, grace, then the same for files. No limit is 0, and infinitely much is left."""
-    count = r"(\d+)\*?\s+(\d+)\s+(\d+)\s+\S+"
-    found = []
-    for name, *numbers in re.findall(rf"^\s*(\S+)\s+{count}\s+{count}\s*$", text, re.M):
-        used, soft, hard, files, soft_files, hard_files = map(int, numbers)
-        space, number = hard or soft, hard_files or soft_files
-        found.append((name, (space - used) * 1024.0 if space else inf, float(number - files) if number else inf))
-    return found
-
-
-def mounted(path: Path) -> tuple[str, str, str]:
-    """Device, mount point and type of the file system that a path is in."""
-    rows = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
-    found = [(mount.encode().decode("unicode_escape"), device, kind) for device, mount, kind, *_ in rows]
-    mount, device, kind = max((row for row in found if path.is_relative_to(row[0])), key=lambda row: len(row[0]))
-    return device, mount, kind
+        return [Line(level="warning", where="root", what="quota", found=str(error), needed="an answer", mend=mend)]
+    lines = [_enough("quota of space", space, BYTES, FEW_BYTES, "GB")] if space != inf else []
+    return lines + ([_enough("quota of inodes", files, INODES, FEW_INODES, "")] if files != inf else [])
 
 
 def internet(profile: Profile, endpoint: str) -> list[Line]:

@@ -20,8 +20,8 @@ import pytest
 from slurm.doctor import exchange, verdict
 from slurm.doctor.exchange import Answers
 from slurm.doctor.probe import CONTESTS
-from slurm.doctor.root import quotas
 from slurm.doctor.shape import seconds
+from slurm.quota import quotas
 from tests.cluster.cluster import Cluster
 from tests.cluster.fixtures import calm, cluster  # noqa: F401
 from tests.slurm.lab import HOME, QUIET, make_house, until
