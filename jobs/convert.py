@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from toolkit.checkpoints.folders import has_tokenizer
 from toolkit.checkpoints.kept import kept_steps, model_folder
+from toolkit.checkpoints.whole import whole
 from toolkit.stage import Artifact, Context
 
 VERSION = 1
@@ -47,7 +48,7 @@ def run(spec: Spec, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
     from toolkit.conversion import original
     from toolkit.conversion.convert import convert
 
-    source = model_folder(inputs.source.path, spec.step)
+    source = whole(model_folder(inputs.source.path, spec.step), ctx.state)
     given = inputs.tokenizer.path if inputs.tokenizer else None
     kind = original.find(source)
     if kind is None:

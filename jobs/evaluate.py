@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from toolkit.checkpoints.whole import whole_inputs
 from toolkit.generation.models import Precision
 from toolkit.spec import defaults
 from toolkit.stage import Artifact, Context, Interrupted
@@ -73,6 +74,7 @@ def run(spec: Spec, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
     Raises:
         ValueError: inputs that do not go together, fields that mean nothing for them, and what tasks or metrics refuse.
     """
+    inputs = whole_inputs(inputs, ctx.state)
     if (inputs.model is None) == (inputs.predictions is None):
         raise ValueError("evaluate needs either the input 'model' or the input 'predictions', and not both")
     if inputs.model is not None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from toolkit.checkpoints.whole import whole_inputs
 from toolkit.lookup import find
 from toolkit.stage import Choice, Context
 
@@ -13,5 +14,7 @@ WARM = ("torch", "datasets", "pyarrow.parquet", "transformers.modeling_utils", "
 
 def run(spec: Any, inputs: Any, out: Path, ctx: Context) -> dict[str, Any]:
     """Hand over to the recipe, whose `Spec` and `Inputs` these are."""
-    metrics: dict[str, Any] = find(CHOICE.package, spec.recipe, "recipe").run(spec, inputs, out, ctx)
+    metrics: dict[str, Any] = find(CHOICE.package, spec.recipe, "recipe").run(
+        spec, whole_inputs(inputs, ctx.state), out, ctx
+    )
     return metrics

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from toolkit import lookup
+from toolkit.checkpoints.whole import whole_inputs
 from toolkit.stage import Choice, Context
 
 VERSION = 1
@@ -25,5 +26,7 @@ WARM = (
 
 def run(spec: Any, inputs: Any, out: Path, ctx: Context) -> dict[str, Any]:
     """The method's own `run`: fills `out` with a model folder, `steps/<N>/` and `loss.parquet`."""
-    metrics: dict[str, Any] = lookup.find(CHOICE.package, spec.method, "method").run(spec, inputs, out, ctx)
+    metrics: dict[str, Any] = lookup.find(CHOICE.package, spec.method, "method").run(
+        spec, whole_inputs(inputs, ctx.state), out, ctx
+    )
     return metrics
