@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 def refer(out: Path, base: Artifact, form: str) -> None:
-    """Say that the artifact written to `out`, kept steps included, holds changes of `form` to the model of `base`.
+    """Say that the artifact written to `out`, kept steps too, holds changes of `form` to the model of `base`.
 
     Attempts and artifacts lie equally deep below the root, so a path relative to one holds for the other; a base outside
     the root is named by its absolute path.
