@@ -24,8 +24,8 @@ T = TypeVar("T")
 def refer(out: Path, base: Artifact, form: str) -> None:
     """Say that the artifact written to `out`, kept steps too, holds changes of `form` to the model of `base`.
 
-    Attempts and artifacts lie equally deep below the root, so a relative path holds for both; a base outside the root is
-    named by its absolute path.
+    Attempts and artifacts lie equally deep below the root, so a relative path holds for both; a base that is not below
+    the root is named by its absolute path.
     """
     find(FORMS, form, "form")
     inside = out.parents[2] in base.path.parents
