@@ -125,17 +125,20 @@ class Window:
         if self._is_open(print_):
             return True
         look = self._look()
-        for opener in self._lineages_of(print_, look.held):
+        least, *_ = openers = self._lineages_of(print_, look.held)
+        for opener in openers:
             pending = self._pending(opener, look.held)
             others = look.begun - pending
             sizes = [self._size(p) for p in others | pending]
             whole = total([*look.held.values(), *filter(None, sizes)])
-            if self.budget.fits(whole) and not (others and None in sizes):
+            # Of unknown size, only the least, and alone: what a larger one shares with those that are open hides them.
+            blind = None in sizes and (bool(others) or opener != least)
+            if self.budget.fits(whole) and not blind:
                 self.impossible = ""
                 return self._open(opener)
         # What runs is still among the ready. If all that is wants room, none will come.
         if all(p in self.units and not self._is_open(p) for p in self.board.ready):
-            self.impossible = self._why(self._lineages_of(print_, look.held)[0], look.held)
+            self.impossible = self._why(least, look.held)
         return False
 
     def _look(self) -> "_Look":
