@@ -8,13 +8,13 @@ all in `ctx.state`: `saves/` (to resume from), `kept/<step>/` (weights that were
 import logging
 import os
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolkit.checkpoints.check import check_model
+from toolkit.checkpoints.check import CAUSAL, check_model
 from toolkit.checkpoints.folders import copy_file
 from toolkit.manifest.files import discard
 from toolkit.stage import Context, Interrupted
@@ -39,7 +39,8 @@ class Run:
     """One training run from the folders `source` and `tokenizer` on `rows`, the longest of which has `tokens_a_row`.
 
     build: (arguments of a TrainingArguments, function that loads the model) -> a Trainer with `Exact` mixed in. It must
-    make the arguments before it loads: with ZeRO-3 the model is born in shards.
+    make the arguments before it loads: with ZeRO-3 the model is born in shards. auto: the class of transformers that
+    reads the model. traced: columns of `loss.parquet` beside the loss -> what the Trainer calls them when it logs.
     """
 
     recipe: Recipe
@@ -48,13 +49,15 @@ class Run:
     rows: "Dataset"
     tokens_a_row: int
     build: "Build"
+    auto: str = CAUSAL
+    traced: Mapping[str, str] = field(default_factory=dict)
 
 
 def train(run: Run, out: Path, ctx: Context) -> dict[str, Any]:
     """Train, or go on where the last attempt stopped, and fill `out`: the model, `steps/<N>/` and `loss.parquet`.
 
     Returns:
-        metrics: steps, loss (mean of the last ten steps), tokens.
+        metrics: steps, loss and what is traced (means of the last ten steps), tokens.
 
     Raises:
         ValueError: a global batch that cannot be met exactly, or bad inputs.
@@ -108,7 +111,7 @@ def _rank(run: Run, layout: Layout, ctx: Context, stop: Callable[[], bool]) -> N
         _start_deepspeed()
     saves = Saves(ctx.state, {"zero": zero, "ranks": layout.processes if zero is not None else "any"})
     parts, newest = _from_first(lambda: (attempt_folder(ctx.state), saves.newest()), layout.processes)
-    trainer = run.build(_arguments(recipe, layout, zero, parts), lambda: _load(run.source))
+    trainer = run.build(_arguments(recipe, layout, zero, parts), lambda: load(run.source, run.auto))
     trainer.remove_callback(PrinterCallback)
     trainer.order = Order(rows=len(run.rows), total=recipe.steps * recipe.global_batch, seed=recipe.seed)
     trainer.saves = saves
@@ -119,7 +122,7 @@ def _rank(run: Run, layout: Layout, ctx: Context, stop: Callable[[], bool]) -> N
         raise Interrupted(f"training was asked to stop and saved step {trainer.state.global_step} of {recipe.steps}")
     assert trainer.state.global_step == recipe.steps, f"{trainer.state.global_step} of {recipe.steps} steps"
     if trainer.is_world_process_zero():
-        _write_losses(trainer.state.log_history, ctx.state / LOSSES)
+        _write_losses(trainer.state.log_history, run.traced, ctx.state / LOSSES)
 
 
 def _arguments(recipe: Recipe, layout: Layout, zero: int | None, folder: Path) -> dict[str, Any]:
@@ -163,12 +166,12 @@ def _arguments(recipe: Recipe, layout: Layout, zero: int | None, folder: Path) -
 _SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 
 
-def _load(source: Path) -> "PreTrainedModel":
+def load(source: Path, auto: str = CAUSAL) -> "PreTrainedModel":
     """The model in fp32. Keys were checked by `check_model`; here they are checked again, as transformers sees them."""
     import torch
-    from transformers import AutoModelForCausalLM
+    import transformers
 
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = getattr(transformers, auto).from_pretrained(
         str(source),
         dtype=torch.float32,
         local_files_only=True,
@@ -231,7 +234,7 @@ def settle() -> None:
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing. is deprecated.*")  # TRL's default uses it
 
 
-def _write_losses(history: list[dict[str, Any]], path: Path) -> None:
+def _write_losses(history: list[dict[str, Any]], traced: Mapping[str, str], path: Path) -> None:
     import pyarrow
     import pyarrow.parquet
 
@@ -242,6 +245,7 @@ def _write_losses(history: list[dict[str, Any]], path: Path) -> None:
             "loss": pyarrow.array([e["loss"] for e in steps], pyarrow.float64()),
             "learning_rate": pyarrow.array([e["learning_rate"] for e in steps], pyarrow.float64()),
             "tokens": pyarrow.array([e["num_input_tokens_seen"] for e in steps], pyarrow.int64()),
+            **{name: pyarrow.array([e[logged] for e in steps], pyarrow.float64()) for name, logged in traced.items()},
         }
     )
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -256,15 +260,15 @@ def _assemble(run: Run, out: Path, ctx: Context) -> dict[str, Any]:
     recipe = run.recipe
     for step in sorted({*recipe.keep_steps, recipe.steps}):
         _link_folder(ctx.state / "kept" / str(step), out / "steps" / str(step))
-        check_model(out / "steps" / str(step))
+        check_model(out / "steps" / str(step), auto=run.auto)
     _link_folder(ctx.state / "kept" / str(recipe.steps), out)
     copy_file(ctx.state / LOSSES, out / LOSSES, link=False)
     for scrap in [ctx.state / "saves", *ctx.state.glob("part-*")]:  # nothing will be resumed: give back the space
         discard(scrap)
     table = pyarrow.parquet.read_table(out / LOSSES).to_pydict()
     assert table["step"] == list(range(1, recipe.steps + 1)), "the loss curve has a gap"
-    last = table["loss"][-10:]
-    return {"steps": recipe.steps, "loss": sum(last) / len(last), "tokens": table["tokens"][-1]}
+    means = {name: sum(table[name][-10:]) / len(table[name][-10:]) for name in ("loss", *run.traced)}
+    return {"steps": recipe.steps, **means, "tokens": table["tokens"][-1]}
 
 
 def _link_folder(source: Path, target: Path) -> None:

@@ -1,7 +1,7 @@
 """The numbers that decide what a training run computes, whatever it runs on, and the layout that meets them exactly."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from toolkit.stage import Resources
 
@@ -75,6 +75,15 @@ def check_numbers(
         raise ValueError(f"weight_decay is {weight_decay!r}: it must not be negative")
     if not 0 <= final_lr_ratio <= 1:
         raise ValueError(f"final_lr_ratio is {final_lr_ratio!r}: it is a share of lr, from 0 to 1")
+
+
+def recipe_of(spec: Any, *, steps: int, warmup_steps: int) -> Recipe:
+    """The recipe of a method's spec, whose fields have the names of Recipe's; `final_lr_ratio` may be missing."""
+    given = {field.name for field in fields(Recipe)} - {"steps", "warmup_steps"}
+    numbers = {name: getattr(spec, name) for name in sorted(given) if hasattr(spec, name)}
+    names = ("lr", "global_batch", "betas", "clip", "weight_decay", "final_lr_ratio")
+    check_numbers(**{name: numbers[name] for name in names if name in numbers})
+    return Recipe(steps=steps, warmup_steps=warmup_steps, **numbers)
 
 
 @dataclass(frozen=True, kw_only=True)
