@@ -112,8 +112,8 @@ class Student(Exact):
         else:
             seen, states = self._ask(given)
             size = min(seen.logits.shape[-1], logits.shape[-1])  # beyond both there are rows that pad an embedding
-            soft = (x[..., :size].div(spec.temperature).log_softmax(-1) for x in (seen.logits[:, :-1].float(), logits))
-            apart = distances.divergence(*soft, spec.direction)
+            p, q = (x[..., :size] / spec.temperature for x in (seen.logits[:, :-1].float(), logits))
+            apart = distances.divergence(p.log_softmax(-1), q.log_softmax(-1), spec.direction)
             if spec.hidden != "none":
                 inner = self._inner(inputs, output, seen, ours, states)
                 parts["hidden"] = inner[:, :-1][keep].sum() * scale

@@ -317,7 +317,7 @@ def test_refused_inputs(small: Small, teacher: Artifact, tmp_path: Path) -> None
 def test_a_teacher_with_another_tokenizer(small: Small, tmp_path: Path) -> None:
     tokens = Artifact(path=tokenizer(tmp_path / "tokens", extra=("<x>",)))
     other = Artifact(path=small.pretrain(tmp_path / "t", steps=1, inputs={"tokenizer": tokens}))
-    message = r"teacher in .* has another tokenizer than the student .* \d+ tokens have other ids, such as"
+    message = r"teacher in .* has another tokenizer than the model .* \d+ tokens have other ids, such as"
     with pytest.raises(ValueError, match=message):
         distilled(small, tmp_path / "a", {"teacher": other})
     with pytest.raises(ValueError, match=message):

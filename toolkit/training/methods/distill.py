@@ -113,14 +113,14 @@ def run(spec: Spec, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
         tokenizer=source,
         rows=rows,
         tokens_a_row=length,
-        build=student(spec, rows, summary.vocab_size, inputs.teacher and inputs.teacher.path, stored),
+        build=student(spec, rows, summary.vocab_size, inputs.teacher.path if inputs.teacher else None, stored),
         traced={name: name for name in parts},
     )
     return train(plan, out, ctx) | {"parameters": summary.parameters, "rows": len(rows), "row_tokens": length}
 
 
-def same_tokens(student: Path, teacher: Path) -> None:
-    """Refuse a teacher whose tokens have other ids than the student's.
+def same_tokens(student: Path, teacher: Path, *, role: str = "teacher") -> None:
+    """Refuse a teacher (or whatever its role is) whose tokens have other ids than the student's.
 
     Raises:
         ValueError: they have.
@@ -131,9 +131,9 @@ def same_tokens(student: Path, teacher: Path) -> None:
     different = sorted(token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token))
     if different:
         raise ValueError(
-            f"the teacher in {teacher} has another tokenizer than the student in {student}: {len(different)} tokens"
-            f" have other ids, such as {different[0]!r}; its distributions are over other tokens. Take a teacher with"
-            " the student's tokenizer (no alignment of two vocabularies is offered)"
+            f"the {role} in {teacher} has another tokenizer than the model in {student} that is trained:"
+            f" {len(different)} tokens have other ids, such as {different[0]!r}; its distributions are over other"
+            f" tokens. Take a {role} with the same tokenizer (no alignment of two vocabularies is offered)"
         )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from toolkit.stage import Artifact, Context
-from toolkit.training.recipe import Precision, Recipe, Schedule, check_numbers
+from toolkit.training.recipe import Precision, Recipe, Schedule, check_length, recipe_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -48,36 +48,13 @@ class Spec:
     split: str = "train"
 
     def __post_init__(self) -> None:
-        check_numbers(
-            lr=self.lr, global_batch=self.global_batch, betas=self.betas, clip=self.clip, weight_decay=self.weight_decay
-        )
-        if (self.epochs is None) == (self.steps is None):
-            raise ValueError(f"give either epochs or steps (epochs is {self.epochs!r}, steps is {self.steps!r})")
-        if self.epochs is not None and not self.epochs > 0:
-            raise ValueError(f"epochs is {self.epochs!r}: it must be above 0")
-        if not 0 <= self.warmup_ratio < 1:
-            raise ValueError(f"warmup_ratio is {self.warmup_ratio!r}: it is a share of the steps, from 0 up to 1")
-        if self.steps is not None:
-            self.recipe(rows=1)
-        if self.max_length < 2:
-            raise ValueError(f"max_length is {self.max_length}: a prompt and a completion take at least 2 tokens")
+        check_length(self)
 
     def recipe(self, rows: int) -> Recipe:
         """The numbers as the engine takes them, for that many rows."""
         steps = self.steps if self.steps is not None else math.ceil((self.epochs or 0) * rows / self.global_batch)
-        return Recipe(
-            steps=steps,
-            global_batch=self.global_batch,
-            lr=self.lr,
-            schedule=self.schedule,
-            warmup_steps=int(self.warmup_ratio * steps),  # down: a warm-up of one step would be a step at lr 0
-            weight_decay=self.weight_decay,
-            betas=self.betas,
-            clip=self.clip,
-            precision=self.precision,
-            seed=self.seed,
-            keep_steps=self.keep_steps,
-        )
+        warmup = int(self.warmup_ratio * steps)  # down: a warm-up of one step would be a step at lr 0
+        return recipe_of(self, steps=steps, warmup_steps=warmup)
 
 
 @dataclass(frozen=True, kw_only=True)
