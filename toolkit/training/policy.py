@@ -11,7 +11,7 @@ other answers.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -199,29 +199,11 @@ def _trainer(
     kind: str,
 ) -> "Exact":
     import trl
-    from torch.utils.data import Sampler
 
     from toolkit.generation.rows import tokenize
     from toolkit.training.exact import Exact
-    from toolkit.training.order import Order
+    from toolkit.training.order import Groups
     from toolkit.training.rewards import judge
-
-    class Groups(Sampler[int]):
-        """The prompts of each step, each as often as it has answers, once for every micro-batch: TRL takes a step's
-        prompts with its first micro-batch and passes over the others."""
-
-        def __init__(self, order: Order, a_step: int, micro_batches: int) -> None:
-            self.order, self.a_step, self.micro_batches = order, a_step, micro_batches
-
-        def __len__(self) -> int:
-            return self.order.total * spec.answers * self.micro_batches
-
-        def __iter__(self) -> Iterator[int]:
-            prompts = list(self.order)
-            for start in range(0, len(prompts), self.a_step):
-                for _ in range(self.micro_batches):
-                    for prompt in prompts[start : start + self.a_step]:
-                        yield from [prompt] * spec.answers
 
     base: Any = getattr(trl, f"{kind}Trainer")
 
@@ -229,9 +211,7 @@ def _trainer(
         """TRL's answers and loss, the engine's order and saves, prompts with the ids that evaluation gives them."""
 
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-            whole = self.order
-            order = Order(rows=whole.rows, total=whole.total // spec.answers, seed=whole.seed)
-            return Groups(order, spec.global_batch // spec.answers, self.args.gradient_accumulation_steps)
+            return Groups(self.order, spec.answers, spec.global_batch, self.args.gradient_accumulation_steps)
 
         def _tokenize_prompts(self, prompts: list[str]) -> Any:
             return [list(row.tokens) for row in tokenize(tokenizer, prompts, spec.template)], None, {}
@@ -252,5 +232,5 @@ def _trainer(
     )
     for member in asked:
         member.model.to(args.device)
-    reward = rewards_of(spec, asked)
-    return Tuner(model=load(), reward_funcs=reward, args=args, train_dataset=rows, processing_class=tokenizer)
+    given: dict[str, Any] = {"reward_funcs": rewards_of(spec, asked), "processing_class": tokenizer}
+    return Tuner(model=load(), args=args, train_dataset=rows, **given)
