@@ -25,7 +25,8 @@ from toolkit.stage import SEVERAL, Artifact
 
 ROOT = Path(__file__).parents[1]
 MAY_IMPORT = {"toolkit": {"toolkit"}, "jobs": {"toolkit", "jobs"}, "slurm": {"toolkit", "jobs", "slurm"}}
-ONLY_IN = {"submitit": "slurm/", "deepspeed": "toolkit/training/engine.py", "lm_eval": "toolkit/evaluation/"}
+DEEPSPEED = ("toolkit/training/engine.py", "toolkit/training/state.py")  # how it runs, and what it holds
+ONLY_IN = {"submitit": ("slurm/",), "deepspeed": DEEPSPEED, "lm_eval": ("toolkit/evaluation/",)}
 NEVER_IN = {"toolkit/analysis/": {"torch", "transformers", "datasets"}}
 HEAVY = {"torch", "transformers", "datasets", "pandas", "pyarrow", "numpy", "lm_eval", "deepspeed", "trl", "scipy"}
 MOST_LINES, LONGEST_FUNCTION = 500, 60
@@ -52,7 +53,7 @@ def layer_faults(name: str, text: str) -> list[str]:
         if top in MAY_IMPORT and top not in MAY_IMPORT[name.split("/")[0]]:
             found.append(f"{name}:{line} imports {module}: imports run slurm -> jobs -> toolkit")
         if top in ONLY_IN and not name.startswith(ONLY_IN[top]):
-            found.append(f"{name}:{line} imports {module}, which only {ONLY_IN[top]} knows")
+            found.append(f"{name}:{line} imports {module}, which only {', '.join(ONLY_IN[top])} knows")
         if any(name.startswith(folder) and top in banned for folder, banned in NEVER_IN.items()):
             found.append(f"{name}:{line} imports {module}, which this folder does without")
     return found

@@ -128,6 +128,7 @@ def improve(spec: Spec, inputs: Inputs, out: Path, ctx: Context, kind: Literal["
         rows=rows,
         tokens_a_row=counts["longest"] + spec.max_new_tokens,
         build=lambda arguments, load: _trainer(spec, arguments, load, rows, tokenizer, judges, kind),
+        diverges=False,  # its size says nothing: it is about 0 where answers are as good as their baseline
         traced=names | ({"kl": "kl"} if spec.beta else {}),
     )
     return train(plan, out, ctx) | counts

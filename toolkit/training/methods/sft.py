@@ -5,6 +5,7 @@ template as a user's and an assistant's turn. The end-of-text token follows the 
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -72,6 +73,12 @@ def run(spec: Spec, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
         ValueError: no such split or column, no chat template, no end-of-text token, no target left, and what the engine
             says.
     """
+    return tune(spec, inputs, out, ctx, lambda model: model)
+
+
+def tune(spec: Spec, inputs: Inputs, out: Path, ctx: Context, wrap: Callable[[Any], Any], **how: Any) -> dict[str, Any]:
+    """What `run` does, with a model that `wrap` has made something else of; `how` are further fields of the engine's
+    `Run`."""
     from toolkit.checkpoints.check import check_model
     from toolkit.checkpoints.folders import load_tokenizer
     from toolkit.data.splits import open_split
@@ -92,7 +99,8 @@ def run(spec: Spec, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
         tokenizer=source,
         rows=rows,
         tokens_a_row=spec.max_length if spec.packing else counts["longest"],
-        build=lambda arguments, load: _trainer(spec, arguments, load, rows, tokenizer),
+        build=lambda arguments, load: _trainer(spec, arguments, lambda: wrap(load()), rows, tokenizer),
+        **how,
     )
     return train(plan, out, ctx) | counts
 
