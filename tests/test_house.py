@@ -21,11 +21,12 @@ from packaging.utils import canonicalize_name
 import jobs
 from toolkit.lookup import find, names
 from toolkit.spec import defaults, field_types
-from toolkit.stage import Artifact
+from toolkit.stage import SEVERAL, Artifact
 
 ROOT = Path(__file__).parents[1]
 MAY_IMPORT = {"toolkit": {"toolkit"}, "jobs": {"toolkit", "jobs"}, "slurm": {"toolkit", "jobs", "slurm"}}
-ONLY_IN = {"submitit": "slurm/", "deepspeed": "toolkit/training/engine.py", "lm_eval": "toolkit/evaluation/"}
+DEEPSPEED = ("toolkit/training/engine.py", "toolkit/training/state.py")  # how it runs, and what it holds
+ONLY_IN = {"submitit": ("slurm/",), "deepspeed": DEEPSPEED, "lm_eval": ("toolkit/evaluation/",)}
 NEVER_IN = {"toolkit/analysis/": {"torch", "transformers", "datasets"}}
 HEAVY = {"torch", "transformers", "datasets", "pandas", "pyarrow", "numpy", "lm_eval", "deepspeed", "trl", "scipy"}
 MOST_LINES, LONGEST_FUNCTION = 500, 60
@@ -52,7 +53,7 @@ def layer_faults(name: str, text: str) -> list[str]:
         if top in MAY_IMPORT and top not in MAY_IMPORT[name.split("/")[0]]:
             found.append(f"{name}:{line} imports {module}: imports run slurm -> jobs -> toolkit")
         if top in ONLY_IN and not name.startswith(ONLY_IN[top]):
-            found.append(f"{name}:{line} imports {module}, which only {ONLY_IN[top]} knows")
+            found.append(f"{name}:{line} imports {module}, which only {', '.join(ONLY_IN[top])} knows")
         if any(name.startswith(folder) and top in banned for folder, banned in NEVER_IN.items()):
             found.append(f"{name}:{line} imports {module}, which this folder does without")
     return found
@@ -111,7 +112,8 @@ def test_a_job_has_version_spec_inputs_and_run(name: str) -> None:
         assert parameters.frozen and all(field.kw_only for field in dataclasses.fields(kind)), f"{name}.{kind.__name__}"
     for field, hint in field_types(chosen.Inputs).items():
         optional = field in defaults(chosen.Inputs)
-        assert hint == (Artifact | None if optional else Artifact), f"{name}.Inputs.{field} is {hint}"
+        kinds = (Artifact | None, SEVERAL) if optional else (Artifact,)
+        assert hint in kinds, f"{name}.Inputs.{field} is {hint}"
     if job is not chosen:
         assert not hasattr(job, "Spec"), f"{job.__name__} has a CHOICE and a Spec"
         field = job.CHOICE.field

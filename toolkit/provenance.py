@@ -59,10 +59,10 @@ def _version(name: str) -> str:
 
 
 def _code() -> str:
-    """12 hex digits over the sources of `toolkit` and `jobs` as they are, committed or not."""
+    """12 hex digits over the sources of `toolkit` and `jobs` and over the templates, as they are, committed or not."""
     digest = hashlib.sha256()
-    for package in ("toolkit", "jobs"):
-        for path in sorted((HOME / package).rglob("*.py")):
+    for folder, files in (("toolkit", "*.py"), ("jobs", "*.py"), ("configs/templates", "*.yaml")):
+        for path in sorted((HOME / folder).rglob(files)):
             digest.update(f"{path.relative_to(HOME)}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 

@@ -12,7 +12,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
+
+from toolkit.spec import field_types
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +29,47 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class Artifact:
-    """A committed folder (or file, for adopted data) and its record."""
+    """A committed folder (or file, for adopted data) and its record. stored: where it lies, where `path` is a plain
+    model that was restored from a change to another."""
 
     path: Path
     fingerprint: str = ""
     record: Mapping[str, Any] = field(default_factory=dict)
+    stored: Path | None = None
+
+
+SEVERAL = dict[str, Artifact]  # the type of an input that a stage may have several of: `data`, `data.rte`, `data.qqp`
+
+
+def gather(inputs: type[T], given: Mapping[str, Artifact]) -> T:
+    """A job's `Inputs` from the artifacts of a study's inputs. A field of type `SEVERAL` holds `data.rte` as "rte" and
+    a plain `data` as ""."""
+    values: dict[str, Any] = {}
+    kind: Any = inputs
+    for key, artifact in given.items():
+        name, _, label = key.partition(".")
+        if field_types(kind)[name] == SEVERAL:
+            values.setdefault(name, {})[label] = artifact
+        else:
+            values[name] = artifact
+    return inputs(**values)
+
+
+SEVERAL = dict[str, Artifact]  # the type of an input that a stage may have several of: `data`, `data.rte`, `data.qqp`
+
+
+def gather(inputs: type[T], given: Mapping[str, Artifact]) -> T:
+    """A job's `Inputs` from the artifacts of a study's inputs. A field of type `SEVERAL` holds `data.rte` as "rte" and a
+    plain `data` as ""."""
+    values: dict[str, Any] = {}
+    kind: Any = inputs
+    for key, artifact in given.items():
+        name, _, label = key.partition(".")
+        if field_types(kind)[name] == SEVERAL:
+            values.setdefault(name, {})[label] = artifact
+        else:
+            values[name] = artifact
+    return inputs(**values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +79,9 @@ class Request:
 
     nodes: that run the stage together. gpus, cpus, memory (GB): of each node. hours: that it may take. processes: ranks
     on a node; one a GPU by default. threads: CPU threads of each rank. zero: DeepSpeed ZeRO stage 0-3; no DeepSpeed by
-    default. micro_batch: sequences that a rank processes at once; found by default. batch_tokens: tokens of a batch at
-    inference.
+    default. offload: `cpu` keeps what ZeRO cuts up in the node's memory. gradient_checkpointing: compute activations
+    again instead of keeping them. micro_batch: sequences that a rank processes at once; found by default. batch_tokens:
+    tokens of a batch at inference. tracking: `tensorboard` or `wandb` (offline) also hears of every training step.
     """
 
     nodes: int | None = None
@@ -51,11 +92,16 @@ class Request:
     processes: int | None = None
     threads: int | None = None
     zero: int | None = None
+    offload: Literal["cpu"] | None = None
+    gradient_checkpointing: bool | None = None
     micro_batch: int | None = None
     batch_tokens: int | None = None
+    tracking: Literal["tensorboard", "wandb"] | None = None
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
+            if isinstance(value, (str, bool)):
+                continue
             least = 0 if name in ("gpus", "zero") else 1
             if value is not None and (value < least or (name in ("memory", "hours") and value <= 0)):
                 raise ValueError(f"{name} is {value!r}: it must be {'0 or more' if least == 0 else 'above 0'}")
@@ -69,8 +115,11 @@ class Resources:
     processes: int = 1
     threads: int = 1
     zero: int | None = None
+    offload: str | None = None
+    gradient_checkpointing: bool = False
     micro_batch: int | None = None
     batch_tokens: int = 16384
+    tracking: str | None = None
     halvings: int = 0
 
 

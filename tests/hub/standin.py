@@ -268,9 +268,12 @@ class _Handler(BaseHTTPRequestHandler):
             branches = [
                 {"name": branch, "ref": f"refs/heads/{branch}", "targetCommit": commit}
                 for branch, commit in repository.branches.items()
+                if not branch.startswith("refs/")
             ]
             return self.send_json({"branches": branches, "tags": [], "converts": []})
         revision, _, inner = rest.partition("/")
+        if revision == "refs":  # refs/convert/parquet, as the Hub keeps its conversions of data sets that had a script
+            revision, inner = "/".join(rest.split("/")[:3]), "/".join(rest.split("/")[3:])
         commit = self.find_commit(repository, revision or "main")
         if commit is None:
             return self.refuse(404, "RevisionNotFound")

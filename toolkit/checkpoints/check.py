@@ -15,6 +15,8 @@ from toolkit.checkpoints.tensors import BYTES, FLOATS, Tensor, chunks, read_fold
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
+CAUSAL = "AutoModelForCausalLM"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
@@ -28,10 +30,11 @@ class Summary:
     vocab_size: int
 
 
-def check_model(folder: Path, *, tokenizer: Path | None = None, bare: bool = False) -> Summary:
+def check_model(folder: Path, *, tokenizer: Path | None = None, bare: bool = False, auto: str = CAUSAL) -> Summary:
     """Check that a Hugging Face folder holds a whole causal language model; every weight is read once, in chunks.
 
-    tokenizer: where the tokenizer's files are, if not in `folder`. bare: there is none, and none is asked for.
+    tokenizer: where the tokenizer's files are, if not in `folder`. bare: there is none, and none is asked for. auto:
+    the class of transformers that reads the model, where that is no causal language model.
 
     Raises:
         ValueError: no or unknown config, a missing, truncated or contradictory weight file, a key that the architecture
@@ -39,7 +42,7 @@ def check_model(folder: Path, *, tokenizer: Path | None = None, bare: bool = Fal
     """
     config = read_config(folder)
     found = read_folder(folder)
-    _check_keys(folder, found, config)
+    _check_keys(folder, found, config, auto)
     vocab_size = int(config.get_text_config().vocab_size)
     if not bare:
         check_vocabulary(tokenizer or folder, vocab_size)
@@ -86,7 +89,7 @@ def check_vocabulary(tokenizer: Path, rows: int) -> None:
 
 
 def expected(
-    config: "PreTrainedConfig",
+    config: "PreTrainedConfig", auto: str = CAUSAL
 ) -> tuple[dict[str, tuple[int, ...]], list[set[str]], list[str], Callable[[str], str]]:
     """Keys -> shapes of the architecture, groups of keys that share one tensor, patterns of keys that may be ignored.
 
@@ -94,12 +97,12 @@ def expected(
     is built on the meta device: no memory, no initialisation.
     """
     import torch
-    from transformers import AutoModelForCausalLM
+    import transformers
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightRenaming, apply_renamings
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        model = getattr(transformers, auto).from_config(config)
     state = model.state_dict(keep_vars=True)
     groups: dict[int, set[str]] = {}
     for name, tensor in state.items():
@@ -111,8 +114,8 @@ def expected(
     return shapes, tied, ignored, lambda name: apply_renamings(name, renamings)
 
 
-def _check_keys(folder: Path, found: Mapping[str, Tensor], config: Any) -> None:
-    shapes, tied, ignored, renamed = expected(config)
+def _check_keys(folder: Path, found: Mapping[str, Tensor], config: Any, auto: str) -> None:
+    shapes, tied, ignored, renamed = expected(config, auto)
     found = {name if name in shapes else renamed(name): tensor for name, tensor in found.items()}
     optional = {name for group in tied if group & set(found) for name in group}
     missing = sorted(set(shapes) - set(found) - optional)

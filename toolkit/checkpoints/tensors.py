@@ -107,8 +107,13 @@ def read_folder(folder: Path) -> dict[str, Tensor]:
     """All tensors of a model folder, by name.
 
     Raises:
-        ValueError: no weights, a missing or truncated file, or a tensor that two files hold.
+        ValueError: no weights, a missing or truncated file, a tensor that two files hold, or an adapter beside them.
     """
+    if (folder / "adapter").is_dir():
+        raise ValueError(
+            f"{folder} is a model with an adapter that is no part of its weights (prompt_tuning, prefix_tuning or"
+            " bottleneck): it can be asked (generate, evaluate), not trained further, converted, merged or quantized"
+        )
     found: dict[str, Tensor] = {}
     for path in weight_files(folder):
         for name, tensor in read_header(path).items():

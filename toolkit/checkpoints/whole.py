@@ -28,8 +28,9 @@ def refer(out: Path, base: Artifact, form: str) -> None:
     the root is named by its absolute path.
     """
     find(FORMS, form, "form")
-    inside = out.parents[2] in base.path.parents
-    path = os.path.relpath(base.path, out) if inside else str(base.path.absolute())
+    stored = base.stored or base.path
+    inside = out.parents[2] in stored.parents
+    path = os.path.relpath(stored, out) if inside else str(stored.absolute())
     words = {"form": form, "base": path, "fingerprint": base.fingerprint}
     (out / REFERENCE).write_text(json.dumps(words, indent=1) + "\n")
 
@@ -52,7 +53,7 @@ def base_of(folder: Path) -> tuple[str, Path] | None:
             f"{place} cannot be read ({error!r}): the artifact is damaged, see `tidemark verify`"
         ) from error
     base = Path(os.path.normpath(owner / named))
-    if not (base / "config.json").is_file():
+    if not (base / "config.json").is_file() and not (base / REFERENCE).is_file():
         raise ValueError(
             f"{owner} is stored as a change to the model in {base}, and no model is there: bring it back, or launch the"
             " study that made it again"
@@ -89,7 +90,7 @@ def whole(folder: Path, scratch: Path) -> Path:
 def whole_inputs(inputs: T, scratch: Path) -> T:
     """A job's `Inputs` with every artifact that is stored as a change restored."""
     changed = {
-        field.name: dataclasses.replace(value, path=whole(value.path, scratch))
+        field.name: dataclasses.replace(value, path=whole(value.path, scratch), stored=value.path)
         for field in dataclasses.fields(inputs)  # type: ignore[arg-type]
         if isinstance(value := getattr(inputs, field.name), Artifact) and value.path.is_dir()
     }

@@ -16,7 +16,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from toolkit.generation.models import device_of, end_tokens
+from toolkit.generation.models import device_of, end_tokens, padding_matters
 from toolkit.generation.rows import Row
 from toolkit.generation.sampling import RowSampler, StopText, uniforms
 
@@ -77,6 +77,11 @@ class Engine:
     @torch.inference_mode()
     def answer(self, batch: Sequence[Row]) -> list[Answer]:
         """One answer a row, in the order of the rows."""
+        lengths = {len(row.tokens) for row in batch}
+        if len(lengths) > 1 and padding_matters(self.model):
+            alike = [self.answer([row for row in batch if len(row.tokens) == length]) for length in sorted(lengths)]
+            found = {answer.id: answer for answers in alike for answer in answers}
+            return [found[row.id] for row in batch]
         how, width = self.decoding, max(len(row.tokens) for row in batch)
         ids = torch.full((len(batch), width), self.pad, dtype=torch.long)
         mask = torch.zeros_like(ids)

@@ -32,6 +32,10 @@ def load(folder: Path, precision: Precision, threads: int) -> "tuple[PreTrainedM
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} holds no model: there is no config.json; give a model artifact or an HF folder")
     model = _weights(folder, DTYPES[precision])
+    if (folder / "adapter").is_dir():
+        from toolkit.training.adapters import attach
+
+        model = attach(model, folder / "adapter")
     tokenizer = load_tokenizer(folder)
     rows = _embedding(model).shape[0]
     if len(tokenizer) > rows:
@@ -68,6 +72,12 @@ def context_length(model: "PreTrainedModel") -> int | None:
     """Positions (tokens) the model was made for; None where its config sets no limit."""
     config = model.config.get_text_config()
     return getattr(config, "max_position_embeddings", None)
+
+
+def padding_matters(model: "PreTrainedModel") -> bool:
+    """Whether padding on the left changes an answer: what prompt or prefix tuning put before the text is then farther
+    away from it."""
+    return hasattr(model, "peft_config")
 
 
 def end_tokens(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> list[int]:

@@ -3,25 +3,31 @@
 This is the one place that knows DeepSpeed. A method gives the numbers (`Recipe`), a model folder to start from, the
 prepared rows and a function that builds its Trainer; what it gets back is a finished folder. What survives attempts,
 all in `ctx.state`: `saves/` (to resume from), `kept/<step>/` (weights that were asked for) and, last, `loss.parquet`.
+`training.json` says how it was done: what was trained, on which layout, with which kernels.
 """
 
+import gc
+import json
 import logging
 import os
+import shutil
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolkit.checkpoints.check import check_model
+from toolkit.checkpoints.check import CAUSAL, check_model
 from toolkit.checkpoints.folders import copy_file
+from toolkit.failures import Failure, classify
 from toolkit.manifest.files import discard
-from toolkit.stage import Context, Interrupted
+from toolkit.stage import Context, Interrupted, Resources
 from toolkit.training.ranks import StopFlag, run_ranks
 from toolkit.training.recipe import Layout, Recipe, lay_out
 
 if TYPE_CHECKING:
+    import torch
     from datasets import Dataset
     from transformers import PreTrainedModel
 
@@ -29,9 +35,10 @@ if TYPE_CHECKING:
 
     Load = Callable[[], PreTrainedModel]
     Build = Callable[[dict[str, Any], Load], Exact]
+    Write = Callable[[Any, dict[str, torch.Tensor], Path], None]
 
 CPU_TOKENS, GPU_TOKENS = 4096, 16384  # tokens of a micro-batch that nobody chose
-LOSSES = "loss.parquet"
+LOSSES, HOW = "loss.parquet", "training.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +46,11 @@ class Run:
     """One training run from the folders `source` and `tokenizer` on `rows`, the longest of which has `tokens_a_row`.
 
     build: (arguments of a TrainingArguments, function that loads the model) -> a Trainer with `Exact` mixed in. It must
-    make the arguments before it loads: with ZeRO-3 the model is born in shards.
+    make the arguments before it loads: with ZeRO-3 the model is born in shards. config: fields of the source's
+    config that are changed; biases that they add begin at zero. adapter: (model, what was trained, folder) writes what
+    is kept, where that is no whole model. fused: Liger's kernels may be used, which compute a loss without logits.
+    diverges: the loss is one that falls, so that a rise says that training went wrong. auto: the class of transformers
+    that reads the model. traced: columns of `loss.parquet` beside the loss -> what the Trainer calls them in its logs.
     """
 
     recipe: Recipe
@@ -48,13 +59,19 @@ class Run:
     rows: "Dataset"
     tokens_a_row: int
     build: "Build"
+    config: dict[str, Any] = field(default_factory=dict)
+    adapter: "Write | None" = None
+    fused: bool = False
+    diverges: bool = True
+    auto: str = CAUSAL
+    traced: Mapping[str, str] = field(default_factory=dict)
 
 
 def train(run: Run, out: Path, ctx: Context) -> dict[str, Any]:
     """Train, or go on where the last attempt stopped, and fill `out`: the model, `steps/<N>/` and `loss.parquet`.
 
     Returns:
-        metrics: steps, loss (mean of the last ten steps), tokens.
+        metrics: steps, loss and what is traced (means of the last ten steps), tokens, trained (parameters).
 
     Raises:
         ValueError: a global batch that cannot be met exactly, or bad inputs.
@@ -64,14 +81,30 @@ def train(run: Run, out: Path, ctx: Context) -> dict[str, Any]:
     """
     if len(run.rows) == 0:
         raise ValueError("the data set has no rows to train on")
-    budget = GPU_TOKENS if _has_cuda() else CPU_TOKENS
-    layout = lay_out(run.recipe.global_batch, ctx.resources, run.tokens_a_row, budget, ctx.group.nodes)
     if not (ctx.state / LOSSES).is_file():
-        _run_all(run, layout, ctx)
+        _run_all(run, ctx)
     return _assemble(run, out, ctx) if ctx.group.node == 0 else {}
 
 
-def _run_all(run: Run, layout: Layout, ctx: Context) -> None:
+def _run_all(run: Run, ctx: Context) -> None:
+    """Halve the micro-batch each time that memory runs out, and go on from the last save; results are the same.
+
+    Nodes that work together each see another error, so there it takes another attempt.
+    """
+    resources, budget = ctx.resources, GPU_TOKENS if _has_cuda() else CPU_TOKENS
+    while True:
+        layout = lay_out(run.recipe.global_batch, resources, run.tokens_a_row, budget, ctx.group.nodes)
+        try:
+            return _run_ranks(run, layout, ctx)
+        except Exception as error:
+            if classify(error) is not Failure.OOM or layout.micro_batch == 1 or ctx.group.nodes > 1:
+                raise
+            warnings.warn(f"memory ran out with a micro-batch of {layout.micro_batch}: it is halved", stacklevel=2)
+        gc.collect()
+        resources = replace(resources, halvings=resources.halvings + 1)
+
+
+def _run_ranks(run: Run, layout: Layout, ctx: Context) -> None:
     # With a GPU even one rank is forked: CUDA stays out of this process, and Trainer, told that there is one rank, does
     # not spread it over all visible GPUs by DataParallel.
     if ctx.resources.zero is None and layout.processes == 1 and not _has_cuda():
@@ -97,35 +130,49 @@ def _rank(run: Run, layout: Layout, ctx: Context, stop: Callable[[], bool]) -> N
     from transformers import PrinterCallback
 
     from toolkit.training.exact import attempt_folder
+    from toolkit.training.kernels import attention
     from toolkit.training.order import Order
     from toolkit.training.saves import Saves
+    from toolkit.training.state import STATE, read_weights
     from toolkit.training.watch import Watch
 
     settle()
     torch.set_num_threads(ctx.resources.threads)
-    recipe, zero = run.recipe, ctx.resources.zero
-    if zero is not None:
+    recipe = run.recipe
+    if ctx.resources.zero is not None:
         _start_deepspeed()
-    saves = Saves(ctx.state, {"zero": zero, "ranks": layout.processes if zero is not None else "any"})
+    saves = Saves(ctx.state)
     parts, newest = _from_first(lambda: (attempt_folder(ctx.state), saves.newest()), layout.processes)
-    trainer = run.build(_arguments(recipe, layout, zero, parts), lambda: _load(run.source))
+    kernels = attention(recipe.precision)
+    arguments = _arguments(run, layout, ctx.resources, parts)
+    trainer = run.build(arguments, lambda: load(run.source, run.auto, run.config, **kernels))
     trainer.remove_callback(PrinterCallback)
     trainer.order = Order(rows=len(run.rows), total=recipe.steps * recipe.global_batch, seed=recipe.seed)
     trainer.saves = saves
-    watch = Watch(trainer, recipe, run.source, run.tokenizer, ctx, stop)
+    if ctx.resources.gradient_checkpointing:
+        trainer.args.gradient_checkpointing = True
+        trainer.args.gradient_checkpointing_kwargs = {"use_reentrant": False}
+    if newest is not None:
+        read_weights(trainer.model, newest / STATE)
+    watch = Watch(trainer, run, layout, ctx, stop)
     trainer.add_callback(watch)
     trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
     if watch.stopped:
         raise Interrupted(f"training was asked to stop and saved step {trainer.state.global_step} of {recipe.steps}")
     assert trainer.state.global_step == recipe.steps, f"{trainer.state.global_step} of {recipe.steps} steps"
     if trainer.is_world_process_zero():
-        _write_losses(trainer.state.log_history, ctx.state / LOSSES)
+        _write_losses(trainer.state.log_history, run.traced, ctx.state / LOSSES)
 
 
-def _arguments(recipe: Recipe, layout: Layout, zero: int | None, folder: Path) -> dict[str, Any]:
+def _arguments(run: Run, layout: Layout, resources: Resources, folder: Path) -> dict[str, Any]:
     """Arguments of TrainingArguments and its subclasses; every default that could change a number is said here."""
+    from toolkit.training.kernels import has_liger
+    from toolkit.training.tracking import check_tracking
     from toolkit.training.zero import deepspeed_config
 
+    recipe, zero = run.recipe, resources.zero
+    if zero is None and resources.offload is not None:
+        raise ValueError(f"offload is {resources.offload!r} and zero is not set: say zero 2 or 3 beside it")
     floor = recipe.schedule == "cosine" and recipe.final_lr_ratio > 0
     return {
         "output_dir": str(folder),
@@ -147,7 +194,8 @@ def _arguments(recipe: Recipe, layout: Layout, zero: int | None, folder: Path) -
         "fp16": False,
         "seed": recipe.seed,
         "use_cpu": not _has_cuda(),
-        "deepspeed": None if zero is None else deepspeed_config(zero, recipe.precision),
+        "deepspeed": None if zero is None else deepspeed_config(zero, recipe.precision, resources.offload),
+        "use_liger_kernel": run.fused and has_liger(),
         "save_strategy": "no",  # Watch decides
         "logging_strategy": "steps",
         "logging_steps": 1,
@@ -156,27 +204,31 @@ def _arguments(recipe: Recipe, layout: Layout, zero: int | None, folder: Path) -
         "dataloader_pin_memory": _has_cuda(),
         "ddp_find_unused_parameters": False,
         "disable_tqdm": True,
-        "report_to": "none",
+        "report_to": check_tracking(resources.tracking, folder.parent),
     }
 
 
 _SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 
 
-def _load(source: Path) -> "PreTrainedModel":
+def load(source: Path, auto: str = CAUSAL, config: Mapping[str, Any] = {}, **how: Any) -> "PreTrainedModel":
     """The model in fp32. Keys were checked by `check_model`; here they are checked again, as transformers sees them."""
     import torch
-    from transformers import AutoModelForCausalLM
+    import transformers
 
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = getattr(transformers, auto).from_pretrained(
         str(source),
         dtype=torch.float32,
         local_files_only=True,
         output_loading_info=True,
+        **how,
+        **config,
     )
     model, info = loaded
     faults = {kind: keys for kind, keys in info.items() if kind != "error_msgs" and keys}
-    if faults:
+    if config:  # what they add
+        faults["missing_keys"] = {key for key in faults.pop("missing_keys", ()) if not key.endswith(".bias")}
+    if any(faults.values()):
         raise ValueError(f"the weights in {source} do not fit their architecture: {faults}")
     return model
 
@@ -231,7 +283,7 @@ def settle() -> None:
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing. is deprecated.*")  # TRL's default uses it
 
 
-def _write_losses(history: list[dict[str, Any]], path: Path) -> None:
+def _write_losses(history: list[dict[str, Any]], traced: Mapping[str, str], path: Path) -> None:
     import pyarrow
     import pyarrow.parquet
 
@@ -242,6 +294,7 @@ def _write_losses(history: list[dict[str, Any]], path: Path) -> None:
             "loss": pyarrow.array([e["loss"] for e in steps], pyarrow.float64()),
             "learning_rate": pyarrow.array([e["learning_rate"] for e in steps], pyarrow.float64()),
             "tokens": pyarrow.array([e["num_input_tokens_seen"] for e in steps], pyarrow.int64()),
+            **{name: pyarrow.array([e[logged] for e in steps], pyarrow.float64()) for name, logged in traced.items()},
         }
     )
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -256,15 +309,20 @@ def _assemble(run: Run, out: Path, ctx: Context) -> dict[str, Any]:
     recipe = run.recipe
     for step in sorted({*recipe.keep_steps, recipe.steps}):
         _link_folder(ctx.state / "kept" / str(step), out / "steps" / str(step))
-        check_model(out / "steps" / str(step))
+        if run.adapter is None:
+            check_model(out / "steps" / str(step), auto=run.auto)
     _link_folder(ctx.state / "kept" / str(recipe.steps), out)
-    copy_file(ctx.state / LOSSES, out / LOSSES, link=False)
+    for name in (LOSSES, HOW):
+        copy_file(ctx.state / name, out / name, link=False)
+    if (ctx.state / "tracking").is_dir():
+        shutil.copytree(ctx.state / "tracking", out / "tracking")
     for scrap in [ctx.state / "saves", *ctx.state.glob("part-*")]:  # nothing will be resumed: give back the space
         discard(scrap)
     table = pyarrow.parquet.read_table(out / LOSSES).to_pydict()
     assert table["step"] == list(range(1, recipe.steps + 1)), "the loss curve has a gap"
-    last = table["loss"][-10:]
-    return {"steps": recipe.steps, "loss": sum(last) / len(last), "tokens": table["tokens"][-1]}
+    means = {name: sum(table[name][-10:]) / len(table[name][-10:]) for name in ("loss", *run.traced)}
+    counts = json.loads((out / HOW).read_text())["trained"]
+    return {"steps": recipe.steps, **means, "tokens": table["tokens"][-1], "trained": counts["parameters"]}
 
 
 def _link_folder(source: Path, target: Path) -> None:

@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import Trainer
 
+from toolkit.training import state
 from toolkit.training.order import Order
 from toolkit.training.saves import Saves
 
 if TYPE_CHECKING:
     import torch
+
+SCHEDULE = "scheduler.pt"
 
 
 class Exact(Trainer):
@@ -23,10 +26,36 @@ class Exact(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Order:
         return self.order
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """The engine has put the weights in place, before anything was made of them."""
+
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None) -> Any:
+        # Not told of the save, Trainer asks DeepSpeed for none of its own.
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)
+        if resume_from_checkpoint is not None:
+            self._continue(Path(resume_from_checkpoint))
+        return prepared
+
+    def _continue(self, save: Path) -> None:
+        import torch
+
+        scheduler: Any = self.lr_scheduler
+        scheduler.load_state_dict(torch.load(save / SCHEDULE, weights_only=True))
+        state.read_moments(self, save / state.STATE, self.state.global_step)
+        optimizer: Any = self.optimizer
+        for group, lr in zip(optimizer.param_groups, scheduler.get_last_lr(), strict=True):
+            group["lr"] = lr
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """The weights that a save needs: none where DeepSpeed's own files hold them."""
-        if not self.is_deepspeed_enabled and self.args.should_save:
-            self.model.save_pretrained(output_dir, max_shard_size="100TB")
+        """The weights that are trained, and the optimizer's state of each."""
+        state.write(self, Path(str(output_dir)) / state.STATE)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        import torch
+
+        if self.args.should_save:
+            scheduler: Any = self.lr_scheduler
+            torch.save(scheduler.state_dict(), Path(output_dir) / SCHEDULE)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         # Trainer's own method, past TRL's, which would write a model card into every save.
@@ -34,15 +63,21 @@ class Exact(Trainer):
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             step = self.state.global_step
-            self.saves.publish(Path(str(self.args.output_dir)) / f"checkpoint-{step}", step)
+            part = Path(str(self.args.output_dir)) / f"checkpoint-{step}"
+            self.saves.publish(part, step, set(state.entries(self.model)))
         self.accelerator.wait_for_everyone()
 
     def weights(self) -> "dict[str, torch.Tensor] | None":
         """The whole model's tensors on rank 0 and None elsewhere; every rank must call it (ZeRO-3 gathers)."""
-        state = (
+        found = (
             self.accelerator.get_state_dict(self.model_wrapped) if self.zero_stage() == 3 else self.model.state_dict()
         )
-        return dict(state) if self.args.should_save else None
+        return dict(found) if self.args.should_save else None
+
+    def trained_weights(self) -> "dict[str, torch.Tensor] | None":
+        """What is trained, under the model's names, on rank 0 and None elsewhere; every rank must call it."""
+        found = {name: state.whole(self, parameter) for name, parameter in state.trained(self.model).items()}
+        return found if self.args.should_save else None
 
     def _send_telemetry(self) -> None:
         """TRL reports every run to its makers where it can; a study is nobody else's business."""

@@ -30,3 +30,26 @@ class Order(Sampler[int]):
             yield from permutation[:left].tolist()
             left -= self.rows
             number += 1
+
+
+class Groups(Sampler[int]):
+    """For TRL's policy methods: the prompts of a step, in groups of `answers`, anew for each of its micro-batches.
+
+    TRL takes all prompts of a step with its first micro-batch and passes over what the others bring. global_batch: of
+    answers, so that a step takes global_batch / answers rows of `order`.
+    """
+
+    def __init__(self, order: Order, answers: int, global_batch: int, micro_batches: int) -> None:
+        self.answers, self.micro_batches = answers, micro_batches
+        self.a_step = global_batch // answers
+        self.order = Order(rows=order.rows, total=order.total // answers, seed=order.seed)
+
+    def __len__(self) -> int:
+        return len(self.order) * self.answers * self.micro_batches
+
+    def __iter__(self) -> Iterator[int]:
+        prompts = list(self.order)
+        for start in range(0, len(prompts), self.a_step):
+            for _ in range(self.micro_batches):
+                for prompt in prompts[start : start + self.a_step]:
+                    yield from [prompt] * self.answers

@@ -1,7 +1,7 @@
 """The numbers that decide what a training run computes, whatever it runs on, and the layout that meets them exactly."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from toolkit.stage import Resources
 
@@ -75,6 +75,33 @@ def check_numbers(
         raise ValueError(f"weight_decay is {weight_decay!r}: it must not be negative")
     if not 0 <= final_lr_ratio <= 1:
         raise ValueError(f"final_lr_ratio is {final_lr_ratio!r}: it is a share of lr, from 0 to 1")
+
+
+def recipe_of(spec: Any, *, steps: int, warmup_steps: int) -> Recipe:
+    """The recipe of a method's spec, whose fields have the names of Recipe's; `final_lr_ratio` may be missing."""
+    given = {field.name for field in fields(Recipe)} - {"steps", "warmup_steps"}
+    numbers = {name: getattr(spec, name) for name in sorted(given) if hasattr(spec, name)}
+    names = ("lr", "global_batch", "betas", "clip", "weight_decay", "final_lr_ratio")
+    check_numbers(**{name: numbers[name] for name in names if name in numbers})
+    return Recipe(steps=steps, warmup_steps=warmup_steps, **numbers)
+
+
+def check_length(spec: Any) -> None:
+    """What can be wrong in a spec with epochs or steps, a warm-up as a share of them, and rows of its own length.
+
+    Raises:
+        ValueError: names the field, its value and what it may be.
+    """
+    if (spec.epochs is None) == (spec.steps is None):
+        raise ValueError(f"give either epochs or steps (epochs is {spec.epochs!r}, steps is {spec.steps!r})")
+    if spec.epochs is not None and not spec.epochs > 0:
+        raise ValueError(f"epochs is {spec.epochs!r}: it must be above 0")
+    if not 0 <= spec.warmup_ratio < 1:
+        raise ValueError(f"warmup_ratio is {spec.warmup_ratio!r}: it is a share of the steps, from 0 up to 1")
+    if spec.max_length < 2:
+        raise ValueError(f"max_length is {spec.max_length}: a prompt and a completion take at least 2 tokens")
+    steps = spec.steps if spec.steps is not None else max(spec.keep_steps, default=0) + 1  # known with the rows only
+    recipe_of(spec, steps=steps, warmup_steps=0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,27 +7,37 @@ believed dead and still writes cannot spoil the save of another. `save.json` ins
 import json
 import warnings
 from pathlib import Path
-from typing import Any
 
+from toolkit.checkpoints.tensors import read_header
 from toolkit.manifest.files import digest_file, discard, seal, sync_folder, write_atomic
+from toolkit.training.state import STATE
 
 KEEP = 2
 LIST = "save.json"
 
 
 class Saves:
-    """The saved states of one cell. `layout` is what must be equal for a state to be loadable (ZeRO stage, ranks)."""
+    """The saved states of one cell."""
 
-    def __init__(self, state: Path, layout: dict[str, Any]) -> None:
+    def __init__(self, state: Path) -> None:
         self.folder = state / "saves"
-        self.layout = layout
 
-    def publish(self, part: Path, step: int) -> None:
-        """Make the written folder `part` the save of `step` and drop the oldest ones."""
+    def publish(self, part: Path, step: int, keys: set[str]) -> None:
+        """Make the written folder `part` the save of `step`, read it back, and only then drop the oldest ones.
+
+        keys: the tensors that its state has to have.
+
+        Raises:
+            OSError: what can be read is not what was written.
+        """
         files = {str(path.relative_to(part)): seal(path) for path in sorted(part.rglob("*")) if path.is_file()}
-        content = {"step": step, "layout": self.layout, "files": files}
+        content = {"step": step, "files": files}
         write_atomic(part / LIST, json.dumps(content).encode())
         put_folder(part, self.folder / str(step))
+        save = self.folder / str(step)
+        fault = self._fault(save)
+        if fault is not None or read_header(save / STATE).keys() != keys:
+            raise OSError(f"the save of step {step} cannot be read back ({fault or 'tensors are missing'}): {save}")
         for old in self.steps()[:-KEEP]:
             discard(self.folder / str(old))
 
@@ -38,7 +48,7 @@ class Saves:
         return sorted(int(p.name) for p in self.folder.iterdir() if p.name.isdigit())
 
     def newest(self) -> Path | None:
-        """The newest save that is whole and fits the layout; one that does not is skipped with a warning."""
+        """The newest save that is whole; one that is not is skipped with a warning."""
         for step in reversed(self.steps()):
             fault = self._fault(self.folder / str(step))
             if fault is None:
@@ -57,8 +67,8 @@ class Saves:
                 return f"{name} is torn: it should have {sealed['size']} bytes"
             if digest_file(path) != sealed["digest"]:
                 return f"{name} is torn: its digest is not the one that was saved"
-        if content["layout"] != self.layout:
-            return f"it was made with {content['layout']} and this attempt runs with {self.layout}"
+        if STATE not in content["files"]:
+            return f"it holds no {STATE}: an older version of Tidemark wrote it"
         return None
 
 

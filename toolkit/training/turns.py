@@ -35,7 +35,7 @@ def tokenise(
         raise ValueError("the tokenizer has no end-of-text token (eos_token): completions could not be ended; set one")
     path, counts = state / "rows.arrow", state / "rows.json"
     if not counts.is_file():
-        found = _write(data, _pairs(tokenizer, template), max_length, path)
+        found = _write(data, renderer(tokenizer, template), max_length, path)
         if found["rows"] == 0:
             raise ValueError(
                 f"no completion token is left in any of the {len(data)} rows after cutting to max_length {max_length}:"
@@ -80,7 +80,8 @@ def _cut(pairs: list[Pair], max_length: int, counts: dict[str, int]) -> tuple[li
     return ids, labels
 
 
-def _pairs(tokenizer: "PreTrainedTokenizerBase", template: str) -> Callable[[dict[str, Any]], list[Pair]]:
+def renderer(tokenizer: "PreTrainedTokenizerBase", template: str) -> Callable[[dict[str, Any]], list[Pair]]:
+    """What makes a batch of `prompt` and `completion` the ids of each (or ValueError: not text, no chat template)."""
     if template == "chat" and tokenizer.chat_template is None:
         raise ValueError("template is chat and the tokenizer has no chat template: use plain, or give it a template")
     render = _chat if template == "chat" else _plain

@@ -1,51 +1,81 @@
-"""One callback for what happens at every step: a loss that is not finite, progress, kept weights, saves, stop requests.
+"""One callback for what happens at every step: a loss that went wrong, progress, kept weights, saves, stop requests.
 
 Everything hangs on `on_log`, which comes once a step on every rank, after the optimizer and with the step's loss, and
 before Trainer looks whether it should save: so a step with a bad loss is neither kept nor saved.
 """
 
+import json
 import math
 import os
+import statistics
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from toolkit.checkpoints.folders import CONFIG, copy_config, copy_tokenizer
+from toolkit.checkpoints.folders import copy_config, copy_tokenizer
 from toolkit.checkpoints.tensors import read_folder
 from toolkit.failures import NanLoss
-from toolkit.manifest.files import seal
+from toolkit.manifest.files import seal, write_atomic
 from toolkit.stage import Context
+from toolkit.training import speed
 from toolkit.training.exact import Exact, attempt_folder
-from toolkit.training.recipe import Recipe
+from toolkit.training.recipe import Layout
 from toolkit.training.saves import put_folder
+from toolkit.training.state import shape_of, trained, write_like
+
+if TYPE_CHECKING:
+    from toolkit.training.engine import Run
 
 SAVE_SECONDS = 120.0  # between two saves; slow saves stretch it; TIDEMARK_SAVE_SECONDS sets it
 SAVE_SHARE = 0.05  # largest part of the time that may go into saves
+WINDOW, DIVERGED = 20, 3.0  # a run has diverged if the median loss of so many steps is so often that of the first ones
+SHOWN = 16  # rows of a batch that a message names
 
 
 class Watch(TrainerCallback):
     """See the module. `stopped` says after training that it ended because `stop()` said so."""
 
-    def __init__(
-        self, trainer: Exact, recipe: Recipe, source: Path, tokenizer: Path, ctx: Context, stop: Callable[[], bool]
-    ) -> None:
-        self.trainer, self.recipe, self.ctx, self.stop = trainer, recipe, ctx, stop
-        self.source, self.tokenizer = source, tokenizer
+    def __init__(self, trainer: Exact, run: "Run", layout: Layout, ctx: Context, stop: Callable[[], bool]) -> None:
+        self.trainer, self.run, self.layout, self.ctx, self.stop = trainer, run, layout, ctx, stop
+        self.recipe = run.recipe
         self.stopped = False
         self.asked = os.environ.get("TIDEMARK_SAVE_SECONDS")
         self.every = float(self.asked or SAVE_SECONDS)
         self.saved = self.last = time.monotonic()
         self.tokens = 0
+        self.gauge: speed.Gauge | None = None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Keep the initialisation, if it is asked for; the clock of saves starts here."""
-        self.saved = self.last = time.monotonic()
-        self.tokens = state.num_input_tokens_seen
+        """Say how it is done; keep the initialisation, if it is asked for; the clock of saves starts here."""
+        if state.is_world_process_zero:
+            self.gauge = speed.Gauge(self.trainer.model, self.run.tokens_a_row, self.recipe.precision, args.world_size)
+            write_atomic(self.ctx.state / "training.json", (json.dumps(self._how(), indent=1) + "\n").encode())
         if state.global_step == 0 and 0 in self.recipe.keep_steps:
             self.keep(0)
+        self.saved = self.last = time.monotonic()
+        self.tokens = state.num_input_tokens_seen
+
+    def _how(self) -> dict[str, Any]:
+        model, args, resources = self.trainer.model, self.trainer.args, self.ctx.resources
+        ours = trained(model)
+        sizes = {name: math.prod(shape_of(p)) for name, p in model.named_parameters()}
+        return {
+            "trained": {"parameters": sum(sizes[n] for n in ours), "of": sum(sizes.values()), "names": list(ours)},
+            "attention": model.config._attn_implementation,
+            "kernels": "liger" if args.use_liger_kernel else "none",
+            "optimizer": str(getattr(args.optim, "value", args.optim)),
+            "device": args.device.type,
+            "zero": resources.zero,
+            "offload": resources.offload,
+            "gradient_checkpointing": bool(args.gradient_checkpointing),
+            "micro_batch": self.layout.micro_batch,
+            "accumulation": self.layout.accumulation,
+            "ranks": self.layout.processes,
+        }
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
@@ -56,14 +86,41 @@ class Watch(TrainerCallback):
         step, steps = state.global_step, self.recipe.steps
         if not math.isfinite(logs["loss"]):
             raise NanLoss(
-                f"the loss is {logs['loss']} at step {step} of {steps}: lower lr (it is {self.recipe.lr:g}), raise the"
-                f" warm-up (it is {self.recipe.warmup_steps} steps) or lower clip (it is {self.recipe.clip:g})"
+                f"the loss is {logs['loss']} at step {step} of {steps}, {self._batch(step)}: {self._remedy()}"
             )
-        self._report(state, logs["loss"])
+        self._look_for_divergence(state)
+        self._report(state, logs)
         if step in self.recipe.keep_steps or step == steps:
             self.keep(step)
         if step < steps:
             self._decide(control)
+
+    def _batch(self, step: int) -> str:
+        """Which rows step `step` saw: numbers of the prepared data's rows, in their order."""
+        size = self.recipe.global_batch
+        rows = list(islice(self.trainer.order, (step - 1) * size, step * size))
+        more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
+        return f"in the batch of rows {', '.join(map(str, rows[:SHOWN]))}{more}"
+
+    def _remedy(self) -> str:
+        return (
+            f"lower lr (it is {self.recipe.lr:g}), raise the warm-up (it is {self.recipe.warmup_steps} steps) or lower"
+            f" clip (it is {self.recipe.clip:g})"
+        )
+
+    def _look_for_divergence(self, state: TrainerState) -> None:
+        """One bad batch is none, and neither is a loss that rises by a half: both may come down again."""
+        losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+        if not self.run.diverges or len(losses) < 2 * WINDOW:
+            return
+        first, last = statistics.median(losses[:WINDOW]), statistics.median(losses[-WINDOW:])
+        if last > DIVERGED * first > 0:
+            worst = max(range(len(losses) - WINDOW, len(losses)), key=losses.__getitem__)
+            raise NanLoss(
+                f"the loss has diverged at step {state.global_step} of {self.recipe.steps}: its median over {WINDOW}"
+                f" steps is {last:.3g}, and was {first:.3g} over the first {WINDOW}; it was worst, {losses[worst]:.3g},"
+                f" at step {worst + 1}, {self._batch(worst + 1)}: {self._remedy()}"
+            )
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Stretch the time between saves where a save takes long."""
@@ -72,12 +129,22 @@ class Watch(TrainerCallback):
             self.every = max(self.every, (now - self.saved) / SAVE_SHARE)
         self.saved = now
 
-    def _report(self, state: TrainerState, loss: float) -> None:
+    def _report(self, state: TrainerState, logs: dict[str, Any]) -> None:
         now, tokens = time.monotonic(), state.num_input_tokens_seen
-        speed = (tokens - self.tokens) / max(now - self.last, 1e-9)
+        rate = (tokens - self.tokens) / max(now - self.last, 1e-9)
         self.last, self.tokens = now, tokens
-        if state.is_world_process_zero:
-            self.ctx.progress(state.global_step, self.recipe.steps, loss=loss, tokens_per_second=round(speed, 1))
+        if self.gauge is None:
+            return
+        numbers = {
+            "loss": logs["loss"],
+            "tokens_per_second": round(rate, 1),
+            "mfu": round(self.gauge.mfu(rate), 4),
+            "memory_gb": round(speed.memory_gb(), 2),
+        }
+        line = {"step": state.global_step, **numbers, "learning_rate": logs.get("learning_rate")}
+        with open(self.ctx.state / "steps.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        self.ctx.progress(state.global_step, self.recipe.steps, **numbers)
 
     def _decide(self, control: TrainerControl) -> None:
         """All ranks save and stop at the same step, or the ones that do would wait for the others for ever."""
@@ -98,23 +165,48 @@ class Watch(TrainerCallback):
         return [bool(vote) for vote in votes.tolist()]
 
     def keep(self, step: int) -> None:
-        """Write `state/kept/<step>`, a whole model folder; it gets its name only when it is complete.
+        """Write `state/kept/<step>`: a whole model folder, or an adapter; it gets its name only when it is complete.
 
         Whether the keys are the architecture's is asked by the engine, outside the ranks: while ZeRO-3's arguments are
         alive, transformers shards every model that is built, also the one that only tells the keys.
         """
-        weights = self.trainer.weights()
-        if weights is not None:
-            for name, tensor in weights.items():
-                if not bool(tensor.isfinite().all()):
-                    raise NanLoss(f"weight {name} is not finite after step {step} of {self.recipe.steps}: lower lr")
-            part = attempt_folder(self.ctx.state)
-            self.trainer.model.save_pretrained(part, state_dict=weights, max_shard_size="5GB")
-            copy_config(self.source, part, "float32")
-            copy_tokenizer(self.tokenizer, part)
-            read_folder(part)
+        part = attempt_folder(self.ctx.state)  # of this rank's own; the first one's gets the name
+        written = self._write_adapter(part, step) if self.run.adapter is not None else self._write_model(part, step)
+        if written:
+            mode = next(part.glob("*config.json")).stat().st_mode
             for path in part.iterdir():  # safetensors are written for the owner only; a root is shared by a group
-                path.chmod((part / CONFIG).stat().st_mode)
+                path.chmod(mode)
                 seal(path)  # on the disk before it has its name
             put_folder(part, self.ctx.state / "kept" / str(step))
         self.trainer.accelerator.wait_for_everyone()
+
+    def _write_adapter(self, part: Path, step: int) -> bool:
+        weights = self.trainer.trained_weights()
+        if weights is None:
+            return False
+        self._check_finite(weights, step)
+        assert self.run.adapter is not None
+        self.run.adapter(self.trainer.model, weights, part)
+        return True
+
+    def _write_model(self, part: Path, step: int) -> bool:
+        first = self.trainer.args.should_save
+        # Under ZeRO-3 a whole model may be more than a node's memory; what it was read from says how it is cut.
+        if self.trainer.zero_stage() != 3 or not write_like(self.trainer, self.run.source, part):
+            weights = self.trainer.weights()
+            if weights is not None:
+                self._check_finite(weights, step)
+                self.trainer.model.save_pretrained(part, state_dict=weights, max_shard_size="5GB")
+        if first:
+            copy_config(self.run.source, part, "float32")
+            copy_tokenizer(self.run.tokenizer, part)
+            read_folder(part)
+        return first
+
+    def _check_finite(self, weights: dict[str, Any], step: int) -> None:
+        for name, tensor in weights.items():
+            if not bool(tensor.isfinite().all()):
+                steps = self.recipe.steps
+                raise NanLoss(
+                    f"weight {name} is not finite after step {step} of {steps}, {self._batch(step)}: {self._remedy()}"
+                )

@@ -1,4 +1,7 @@
-"""DeepSpeed's configuration: `configs/deepspeed/zero<stage>.json` says where tensors lie, no more."""
+"""DeepSpeed's configuration: `configs/deepspeed/zero<stage>.json` says where tensors lie, no more.
+
+`zero3-cpu.json` is what `offload: cpu` adds to stage 3: AdamW's state and the weights wait in the node's memory.
+"""
 
 import json
 from pathlib import Path
@@ -28,16 +31,17 @@ SPEC_FIELDS = {
 }
 
 
-def layout_config(stage: int, folder: Path = FOLDER) -> dict[str, Any]:
-    """The memory layout of a ZeRO stage.
+def layout_config(stage: int, folder: Path = FOLDER, offload: str | None = None) -> dict[str, Any]:
+    """The memory layout of a ZeRO stage, with what is offloaded.
 
     Raises:
         ValueError: no such stage, a file that is not JSON, or a key that changes the mathematics.
     """
-    path = folder / f"zero{stage}.json"
+    path = folder / (f"zero{stage}.json" if offload is None else f"zero{stage}-{offload}.json")
     if not path.is_file():
-        stages = sorted(p.stem.removeprefix("zero") for p in folder.glob("zero*.json"))
-        raise ValueError(f"zero is {stage!r}; valid: {', '.join(stages)} (or none, for no DeepSpeed)")
+        names = sorted(p.stem.removeprefix("zero").replace("-", " with offload ") for p in folder.glob("zero*.json"))
+        given = f"{stage!r}" + (f" with offload {offload}" if offload else "")
+        raise ValueError(f"zero is {given}; valid: {', '.join(names)} (or none, for no DeepSpeed)")
     try:
         config: dict[str, Any] = json.loads(path.read_text())
     except ValueError as error:
@@ -53,13 +57,13 @@ def layout_config(stage: int, folder: Path = FOLDER) -> dict[str, Any]:
     return config
 
 
-def deepspeed_config(stage: int, precision: str) -> dict[str, Any]:
+def deepspeed_config(stage: int, precision: str, offload: str | None = None) -> dict[str, Any]:
     """What DeepSpeed is given: the layout, the spec's numbers by way of Trainer ("auto"), fp32 master weights.
 
     bf16 is torch's autocast over fp32 weights, as Trainer does it without DeepSpeed; DeepSpeed's own bf16 would hold
     and save rounded weights, so that a result would depend on the layout. Memory is the same: 16 bytes a parameter.
     """
-    config = layout_config(stage)
+    config = layout_config(stage, offload=offload)
     config |= {
         "train_batch_size": "auto",
         "train_micro_batch_size_per_gpu": "auto",

@@ -2,18 +2,21 @@
 
 import json
 import os
+import re
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.toolkit.training.small import Small, context, losses, weights
 from toolkit.failures import Failure, NanLoss, classify
-from toolkit.stage import Group, Resources
+from toolkit.stage import Context, Group, Resources, read_progress
 from toolkit.training.order import Order
 from toolkit.training.ranks import RankFailed, StopFlag, run_ranks
 from toolkit.training.recipe import Layout, lay_out
+from toolkit.training.speed import flops_a_token
 from toolkit.training.zero import SPEC_FIELDS, deepspeed_config, layout_config
 
 
@@ -148,7 +151,7 @@ def test_deepspeed_files_unknown_keys_and_stages(tmp_path: Path) -> None:
     (tmp_path / "zero2.json").write_text(json.dumps({"zero_optimisation": {"stage": 2}}))
     with pytest.raises(ValueError, match="unknown key 'zero_optimisation'; did you mean 'zero_optimization'"):
         layout_config(2, tmp_path)
-    with pytest.raises(ValueError, match="zero is 4; valid: 0, 1, 2, 3"):
+    with pytest.raises(ValueError, match="zero is 4; valid: 0, 1, 2, 2 with offload cpu, 3, 3 with offload cpu"):
         layout_config(4)
     for stage in range(4):
         assert deepspeed_config(stage, "fp32")["zero_optimization"]["stage"] == stage
@@ -182,3 +185,91 @@ def test_fine_tuning_under_zero3_on_two_ranks(small: Small, tmp_path: Path, prec
 def test_nan_in_a_rank_is_a_nan_loss(small: Small, tmp_path: Path) -> None:
     with pytest.raises(NanLoss, match=r"(at|after) step \d+ of 30"):
         small.pretrain(tmp_path, steps=30, lr=1e30, clip=1e30, ctx=context(tmp_path, processes=2))
+
+
+def test_a_step_that_goes_wrong_names_its_rows(small: Small, tmp_path: Path) -> None:
+    with pytest.raises(NanLoss, match=r"step (\d+) of 30, in the batch of rows") as caught:
+        small.pretrain(tmp_path, steps=30, lr=1e30, clip=1e30)
+    found = re.search(r"step (\d+) of 30, in the batch of rows ([\d, ]+):", str(caught.value))
+    assert found is not None
+    step = int(found[1])
+    assert [int(row) for row in found[2].split(", ")] == list(Order(rows=40, total=240, seed=0))[
+        8 * step - 8 : 8 * step
+    ]
+
+
+def test_a_loss_that_has_diverged_stops(small: Small, tmp_path: Path) -> None:
+    """It stays finite, and three times what it was: its median over twenty steps says so."""
+    with pytest.raises(
+        NanLoss, match=r"diverged at step \d\d of 200: its median.*worst.*in the batch of rows .*lower lr"
+    ):
+        small.pretrain(tmp_path, steps=200, lr=30, clip=1e9, warmup=60)
+
+
+def test_memory_that_runs_out_halves_the_micro_batch_in_the_same_attempt(small: Small, tmp_path: Path) -> None:
+    ctx = Scarce(state=context(tmp_path / "scarce").state, resources=Resources(micro_batch=8))
+    with pytest.warns(UserWarning, match="memory ran out with a micro-batch of 4: it is halved"):
+        out = small.pretrain(tmp_path / "scarce", ctx=ctx)
+    how = json.loads((out / "training.json").read_text())
+    assert (how["micro_batch"], how["accumulation"]) == (2, 4)
+    assert losses(out) == pytest.approx(losses(small.pretrain(tmp_path / "whole")), abs=3e-6)
+
+
+class Scarce(Context):
+    """Memory runs out at the third step, until the micro-batch is small enough."""
+
+    def progress(self, step: int, total: int, **_: Any) -> None:
+        micro = json.loads((self.state / "training.json").read_text())["micro_batch"]
+        if step == 3 and micro > 2:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8589934592 bytes.")
+
+
+def test_gradient_checkpointing_changes_no_result(small: Small, tmp_path: Path) -> None:
+    plain = small.pretrain(tmp_path / "a")
+    again = small.pretrain(tmp_path / "b", ctx=context(tmp_path / "b", gradient_checkpointing=True))
+    assert json.loads((again / "training.json").read_text())["gradient_checkpointing"] is True
+    assert (plain / "model.safetensors").read_bytes() == (again / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("zero", [2, 3])
+def test_offload_to_the_nodes_memory(small: Small, tmp_path: Path, zero: int) -> None:
+    """With torch's AdamW, which runs where its tensors lie: nothing is compiled, and the numbers are the same."""
+    plain = small.pretrain(tmp_path / "a", lr=1e-2)
+    ctx = context(tmp_path / "b", zero=zero, offload="cpu", processes=2)
+    out = small.pretrain(tmp_path / "b", lr=1e-2, ctx=ctx)
+    assert json.loads((out / "training.json").read_text())["offload"] == "cpu"
+    assert losses(out) == pytest.approx(losses(plain), abs=3e-6)
+
+
+@pytest.mark.parametrize(
+    ("resources", "message"),
+    [
+        ({"offload": "cpu"}, "offload is 'cpu' and zero is not set"),
+        ({"offload": "cpu", "zero": 1}, "zero is 1 with offload cpu; valid: 0, 1, 2, 2 with offload cpu"),
+        ({"tracking": "wandb"}, "tracking is 'wandb' and the package 'wandb' is not installed: `pip install wandb`"),
+    ],
+)
+def test_resources_that_cannot_be_had(small: Small, tmp_path: Path, resources: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        small.pretrain(tmp_path, ctx=context(tmp_path, **resources))
+
+
+def test_progress_tells_speed_and_memory(small: Small, tmp_path: Path) -> None:
+    small.pretrain(tmp_path)
+    told = read_progress(tmp_path / "state")
+    assert told["step"] == told["total"] == 4 and told["tokens_per_second"] > 0
+    assert 0 < told["mfu"] < 1 and 0.05 < told["memory_gb"] < 50
+    steps = [json.loads(line) for line in (tmp_path / "state" / "steps.jsonl").read_text().splitlines()]
+    assert [step["step"] for step in steps] == [1, 2, 3, 4] and all(step["loss"] > 0 for step in steps)
+
+
+def test_flops_of_a_token_by_hand(small: Small) -> None:
+    """Two blocks of width 32 with 4 projections of attention, 3 of the MLP, norms; an untied head; the formula's 6N + 12LHT."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(small.model.path)
+    rows = model.get_input_embeddings().weight.shape[0]
+    weights_ = 2 * (4 * 32 * 32 + 3 * 32 * 64 + 2 * 32 + 2 * 32) + 32 + rows * 32
+    assert flops_a_token(model, 16) == 6 * weights_ + 12 * 2 * 32 * 16
+    model.requires_grad_(False)
+    assert flops_a_token(model, 16) == 4 * weights_ + 12 * 2 * 32 * 16

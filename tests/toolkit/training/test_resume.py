@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.toolkit.training.small import Small, context, losses
+from tests.toolkit.training.small import Small, context, losses, weights
 from toolkit.stage import Context, Interrupted
 
 STEPS = 8
@@ -82,10 +82,10 @@ def test_a_torn_save_is_skipped(small: Small, tmp_path: Path, monkeypatch: pytes
     killed_at(6, folder, run, small)
     saves = folder / "state" / "saves"
     assert sorted(p.name for p in saves.iterdir()) == ["4", "5"]  # two are kept
-    path = saves / "5" / "optimizer.pt"
+    path = saves / "5" / "state.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     again(folder)
-    with pytest.warns(UserWarning, match="save of step 5 is not used: optimizer.pt is torn"):
+    with pytest.warns(UserWarning, match="save of step 5 is not used: state.safetensors is torn"):
         out = run(small, folder)
     same(whole, out)
 
@@ -134,3 +134,33 @@ def test_stop_request_reaches_the_ranks(small: Small, tmp_path: Path, zero: int 
     ctx.stop_requested = False
     resumed = small.pretrain(again(tmp_path / "r"), steps=3, ctx=ctx)
     assert losses(resumed) == pytest.approx(losses(whole), abs=5e-6)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [((None, 1), (3, 2)), ((3, 2), (2, 1)), ((2, 2), (None, 2))],
+)
+def test_another_layout_goes_on_where_the_first_stopped(
+    small: Small, tmp_path: Path, before: tuple[int | None, int], after: tuple[int | None, int]
+) -> None:
+    """Weights, moments, schedule and data order are the run's, not the layout's; in fp32 what differs is rounding."""
+    fields = {"steps": 4, "lr": 1e-2, "warmup": 2}
+    whole = small.pretrain(tmp_path / "whole", **fields)
+    for zero, processes in (before, after):
+        ctx = context(tmp_path / "r", zero=zero, processes=processes)
+        ctx.stop_requested = True
+        with pytest.raises(Interrupted):
+            small.pretrain(tmp_path / "r", ctx=ctx, **fields)
+        again(tmp_path / "r")
+    saved = weights_of_save(tmp_path / "r" / "state" / "saves" / "2")
+    assert {name.partition(":")[0] for name in saved if ":" in name} == {"exp_avg", "exp_avg_sq"}
+    out = small.pretrain(tmp_path / "r", ctx=context(tmp_path / "r"), **fields)
+    assert losses(out) == pytest.approx(losses(whole), abs=5e-6)
+    ours, theirs = weights(out), weights(whole)
+    assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) <= 5e-5
+
+
+def weights_of_save(save: Path) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return dict(load_file(save / "state.safetensors"))

@@ -97,7 +97,7 @@ def run(spec: Spec, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
     source = _source(spec, inputs, ctx)
     summary = check_model(source, tokenizer=inputs.tokenizer.path)
     rows = open_split(inputs.data.path, spec.split, ["input_ids"])  # packed rows: prepare with `dataset: packed`
-    length = _row_length(rows, source)
+    length = row_length(rows, source)
     plan = Run(
         recipe=spec.recipe(),
         source=source,
@@ -157,7 +157,8 @@ def _initial(spec: Spec, tokenizer: Path, state: Path) -> Path:
     return folder
 
 
-def _row_length(rows: "Dataset", source: Path) -> int:
+def row_length(rows: "Dataset", source: Path) -> int:
+    """Tokens of a packed row, which the model in `source` must have positions for (or ValueError)."""
     from toolkit.checkpoints.check import read_config
 
     length = len(rows[0]["input_ids"]) if len(rows) else 0
@@ -178,10 +179,10 @@ def _trainer(arguments: dict[str, Any], load: "Load", rows: "Dataset", vocab_siz
     args = TrainingArguments(**arguments, remove_unused_columns=False)
     model: Any = load()
     model.config.use_cache = False  # with a cache, transformers would let packed documents see each other
-    return Exact(model=model, args=args, train_dataset=rows, data_collator=_collator(vocab_size))
+    return Exact(model=model, args=args, train_dataset=rows, data_collator=collator(vocab_size))
 
 
-def _collator(vocab_size: int) -> Any:
+def collator(vocab_size: int) -> Any:
     import torch
 
     def collate(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:

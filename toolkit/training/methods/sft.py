@@ -5,12 +5,13 @@ template as a user's and an assistant's turn. The end-of-text token follows the 
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from toolkit.stage import Artifact, Context
-from toolkit.training.recipe import Precision, Recipe, Schedule, check_numbers
+from toolkit.training.recipe import Precision, Recipe, Schedule, check_length, recipe_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -48,36 +49,13 @@ class Spec:
     split: str = "train"
 
     def __post_init__(self) -> None:
-        check_numbers(
-            lr=self.lr, global_batch=self.global_batch, betas=self.betas, clip=self.clip, weight_decay=self.weight_decay
-        )
-        if (self.epochs is None) == (self.steps is None):
-            raise ValueError(f"give either epochs or steps (epochs is {self.epochs!r}, steps is {self.steps!r})")
-        if self.epochs is not None and not self.epochs > 0:
-            raise ValueError(f"epochs is {self.epochs!r}: it must be above 0")
-        if not 0 <= self.warmup_ratio < 1:
-            raise ValueError(f"warmup_ratio is {self.warmup_ratio!r}: it is a share of the steps, from 0 up to 1")
-        if self.steps is not None:
-            self.recipe(rows=1)
-        if self.max_length < 2:
-            raise ValueError(f"max_length is {self.max_length}: a prompt and a completion take at least 2 tokens")
+        check_length(self)
 
     def recipe(self, rows: int) -> Recipe:
         """The numbers as the engine takes them, for that many rows."""
         steps = self.steps if self.steps is not None else math.ceil((self.epochs or 0) * rows / self.global_batch)
-        return Recipe(
-            steps=steps,
-            global_batch=self.global_batch,
-            lr=self.lr,
-            schedule=self.schedule,
-            warmup_steps=int(self.warmup_ratio * steps),  # down: a warm-up of one step would be a step at lr 0
-            weight_decay=self.weight_decay,
-            betas=self.betas,
-            clip=self.clip,
-            precision=self.precision,
-            seed=self.seed,
-            keep_steps=self.keep_steps,
-        )
+        warmup = int(self.warmup_ratio * steps)  # down: a warm-up of one step would be a step at lr 0
+        return recipe_of(self, steps=steps, warmup_steps=warmup)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +73,12 @@ def run(spec: Spec, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
         ValueError: no such split or column, no chat template, no end-of-text token, no target left, and what the engine
             says.
     """
+    return tune(spec, inputs, out, ctx, lambda model: model)
+
+
+def tune(spec: Spec, inputs: Inputs, out: Path, ctx: Context, wrap: Callable[[Any], Any], **how: Any) -> dict[str, Any]:
+    """What `run` does, with a model that `wrap` has made something else of; `how` are further fields of the engine's
+    `Run`."""
     from toolkit.checkpoints.check import check_model
     from toolkit.checkpoints.folders import load_tokenizer
     from toolkit.data.splits import open_split
@@ -115,7 +99,8 @@ def run(spec: Spec, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
         tokenizer=source,
         rows=rows,
         tokens_a_row=spec.max_length if spec.packing else counts["longest"],
-        build=lambda arguments, load: _trainer(spec, arguments, load, rows, tokenizer),
+        build=lambda arguments, load: _trainer(spec, arguments, lambda: wrap(load()), rows, tokenizer),
+        **how,
     )
     return train(plan, out, ctx) | counts
 
