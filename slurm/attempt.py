@@ -27,7 +27,7 @@ from toolkit.fingerprint import SHORT
 from toolkit.manifest import record
 from toolkit.manifest.files import write_atomic
 from toolkit.spec import build
-from toolkit.stage import Artifact, Context, Group, Interrupted, Resources
+from toolkit.stage import Artifact, Context, Group, Interrupted, Resources, gather
 from toolkit.study import Cell
 
 PR_SET_PDEATHSIG = 1
@@ -185,7 +185,7 @@ def _run(task: Task) -> dict[str, Any]:
     inputs = {name: _artifact(task.root, upstream) for name, upstream in cell.inputs.items()}
     started = time.time()
     try:
-        metrics = job.run(build(chosen.Spec, cell.spec), chosen.Inputs(**inputs), task.out, ctx)
+        metrics = job.run(build(chosen.Spec, cell.spec), gather(chosen.Inputs, inputs), task.out, ctx)
     except Interrupted:
         return {"event": "interrupted"}
     if task.group.node:

@@ -21,7 +21,7 @@ from packaging.utils import canonicalize_name
 import jobs
 from toolkit.lookup import find, names
 from toolkit.spec import defaults, field_types
-from toolkit.stage import Artifact
+from toolkit.stage import SEVERAL, Artifact
 
 ROOT = Path(__file__).parents[1]
 MAY_IMPORT = {"toolkit": {"toolkit"}, "jobs": {"toolkit", "jobs"}, "slurm": {"toolkit", "jobs", "slurm"}}
@@ -111,7 +111,8 @@ def test_a_job_has_version_spec_inputs_and_run(name: str) -> None:
         assert parameters.frozen and all(field.kw_only for field in dataclasses.fields(kind)), f"{name}.{kind.__name__}"
     for field, hint in field_types(chosen.Inputs).items():
         optional = field in defaults(chosen.Inputs)
-        assert hint == (Artifact | None if optional else Artifact), f"{name}.Inputs.{field} is {hint}"
+        kinds = (Artifact | None, SEVERAL) if optional else (Artifact,)
+        assert hint in kinds, f"{name}.Inputs.{field} is {hint}"
     if job is not chosen:
         assert not hasattr(job, "Spec"), f"{job.__name__} has a CHOICE and a Spec"
         field = job.CHOICE.field

@@ -16,7 +16,7 @@ from toolkit.fingerprint import fingerprint, spec_fields
 from toolkit.lock import SELECT
 from toolkit.lookup import find, unknown
 from toolkit.spec import FieldError, build, coerce, defaults, field_types
-from toolkit.stage import Choice, Request
+from toolkit.stage import SEVERAL, Choice, Request
 from toolkit.study import COLUMNS, FOLDER, Cell, Coords, Keys, Scalar, Study, StudyError, axes
 
 
@@ -285,9 +285,11 @@ def _is_labelled(value: Any) -> bool:
 
 def _check_inputs(study: Study, name: str, inputs: type, given: Mapping[str, Any]) -> None:
     valid = field_types(inputs)
+    several = [key for key, hint in valid.items() if hint == SEVERAL]
     for key in given:
-        if key not in valid:
-            raise _fail(study, unknown("input", key, valid), "stages", name, "inputs", key)
+        if key not in valid and not (key.partition(".")[0] in several and key.partition(".")[2]):
+            known = [*valid, *(f"{key}.NAME" for key in several)]
+            raise _fail(study, unknown("input", key, known), "stages", name, "inputs", key)
     missing = [key for key in valid if key not in given and key not in defaults(inputs)]
     if missing:
         wanted = ", ".join(valid)

@@ -12,7 +12,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from toolkit.spec import field_types
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +34,23 @@ class Artifact:
     path: Path
     fingerprint: str = ""
     record: Mapping[str, Any] = field(default_factory=dict)
+
+
+SEVERAL = dict[str, Artifact]  # the type of an input that a stage may have several of: `data`, `data.rte`, `data.qqp`
+
+
+def gather(inputs: type[T], given: Mapping[str, Artifact]) -> T:
+    """A job's `Inputs` from the artifacts of a study's inputs. A field of type `SEVERAL` holds `data.rte` as "rte" and a
+    plain `data` as ""."""
+    values: dict[str, Any] = {}
+    kind: Any = inputs
+    for key, artifact in given.items():
+        name, _, label = key.partition(".")
+        if field_types(kind)[name] == SEVERAL:
+            values.setdefault(name, {})[label] = artifact
+        else:
+            values[name] = artifact
+    return inputs(**values)
 
 
 @dataclass(frozen=True, kw_only=True)

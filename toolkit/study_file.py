@@ -119,6 +119,9 @@ def _override(tree: Any, override: str, origins: dict[Keys, str]) -> None:
         raise StudyError(f"--set {override}: {unknown('stage', stage, stages)}")
     if rest[0] not in STAGE_KEYS:
         rest = ["axes" if rest[0] in (stages[stage].get("axes") or {}) else "spec", *rest]
+    inputs = stages[stage].get("inputs") or {}
+    if rest[0] == "inputs" and ".".join(rest[1:3]) in inputs:  # one of several: data.NAME
+        rest[1:3] = [".".join(rest[1:3])]
     here, at = stages[stage], ("stages", stage, *rest)
     for key in rest[:-1]:
         here = here.setdefault(key, {})

@@ -1,7 +1,7 @@
 """The study language: what a file expands to, that this is a function of the file alone, and what is said of mistakes."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
@@ -13,7 +13,7 @@ from toolkit import lock
 from toolkit.expand import expand
 from toolkit.fingerprint import canonical, fingerprint, spec_fields
 from toolkit.spec import build
-from toolkit.stage import Artifact
+from toolkit.stage import Artifact, gather
 from toolkit.study import Cell, Stage, Study, StudyError
 from toolkit.study_file import build as build_study
 from toolkit.study_file import load
@@ -54,6 +54,12 @@ class NeedsModel:
     model: Artifact
 
 
+@dataclass(frozen=True, kw_only=True)
+class ManyInputs:
+    model: Artifact
+    data: dict[str, Artifact] = field(default_factory=dict)
+
+
 def _job(spec: type, inputs: type, version: int = 1) -> ModuleType:
     module = ModuleType("job")
     vars(module).update(VERSION=version, Spec=spec, Inputs=inputs)
@@ -64,6 +70,7 @@ JOBS = {
     "train": _job(TrainSpec, TrainInputs),
     "load": _job(LoadSpec, NoInputs),
     "score": _job(LoadSpec, NeedsModel),
+    "many": _job(LoadSpec, ManyInputs),
 }
 
 
@@ -117,6 +124,20 @@ def test_a_union_opens_an_axis_and_broadcasts_what_a_member_lacks():
     names = [name for name in names_of(stages) if name.startswith("scores")]
     by_base = [f"scores[step={s},model=base]" for s in (0, 10, 20)]
     assert names == by_base + [f"scores[model=one,step={s}]" for s in (0, 10, 20)]
+
+
+def test_an_input_that_a_stage_has_several_of():
+    stages = {"base": CHECKPOINTS, "rte": Stage(job="load"), "qqp": Stage(job="load", spec={"step": 1})}
+    inputs = {"model": "base", "data": "rte", "data.qqp": "qqp"}
+    cells = cells_of(stages | {"scores": Stage(job="many", inputs=inputs)})
+    assert [cell.name for cell in cells if cell.stage == "scores"] == [f"scores[step={n}]" for n in (0, 10, 20)]
+    assert list(cells[-1].inputs) == ["model", "data", "data.qqp"]
+    swapped = cells_of(stages | {"scores": Stage(job="many", inputs=inputs | {"data": "qqp", "data.qqp": "rte"})})
+    assert cells[-1].fingerprint != swapped[-1].fingerprint, "which data is whose is identity"
+    given = {key: Artifact(path=Path(cell.stage)) for key, cell in cells[-1].inputs.items()}
+    gathered = gather(ManyInputs, given)
+    assert gathered == ManyInputs(model=given["model"], data={"": given["data"], "qqp": given["data.qqp"]})
+    assert gather(TrainInputs, {"data": given["data"]}) == TrainInputs(data=given["data"])
 
 
 def test_labelled_values_set_several_fields():
@@ -317,6 +338,14 @@ MISTAKES = {
     ),
     "missing folder": ("  f:\n    path: nowhere.txt\n", "study.yaml:5: f.path: there is no 'nowhere.txt'"),
     "no path": ("  f: {path: null}\n", "study.yaml:4: f.path: needs a file or folder: --set f.path=PATH (it is None)"),
+    "an unknown label's input": (
+        "  t: {job: many, inputs: {model: base, dat.rte: base}}\n",
+        "study.yaml:4: t.inputs.dat.rte: unknown input 'dat.rte'; did you mean 'data'? valid: data, data.NAME, model",
+    ),
+    "one input of a kind": (
+        "  t: {job: train, inputs: {data.rte: base}}\n",
+        "study.yaml:4: t.inputs.data.rte: unknown input 'data.rte'; did you mean 'data'? valid: base, data, model",
+    ),
     "a key twice": ("  t:\n    job: train\n    job: load\n", "study.yaml:6: t.job: the key 'job' stands twice; the first is at study.yaml:5"),
     "an axis that is no list": ("  t: {job: train, axes: {lr: 1}}\n", "study.yaml:4: t.axes.lr: an axis is a list of values or a mapping"),
     "a list without a label": (
@@ -345,6 +374,9 @@ def test_overrides(tmp_path):
     cells = expand(load(path, sets), load_job, _content)
     tuned = next(cell for cell in cells if cell.stage == "t")
     assert (tuned.name, dict(tuned.spec)) == ("t[step=7,lr=0.5]", {"lr": 0.5, "seed": 4, "sizes": {"a": 3}})
+    path.write_text(path.read_text() + "  s: {job: many, inputs: {model: base, data.rte: t, data: t}}\n")
+    cells = expand(load(path, [*sets, "s.inputs.data.rte=base", "s.inputs.data=base"]), load_job, _content)
+    assert {upstream.stage for upstream in cells[-1].inputs.values()} == {"base"}
     for override, message in {
         "tt.lr=1": "--set tt.lr=1: unknown stage 'tt'",
         "t": "--set needs stage.field=value, not 't'",
