@@ -9,7 +9,7 @@ import json
 import os
 import uuid
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from toolkit.lookup import find
 from toolkit.manifest import record
@@ -42,6 +42,8 @@ def base_of(folder: Path) -> tuple[str, Path] | None:
         ValueError: `base.json` cannot be read, or the model that it names is not there or is another.
     """
     owner = folder.parents[1] if folder.parent.name == "steps" else folder
+    if not owner.is_dir():  # an adopted file
+        return None
     place = owner / REFERENCE
     try:
         words = json.loads(place.read_text())
@@ -89,9 +91,16 @@ def whole(folder: Path, scratch: Path) -> Path:
 
 def whole_inputs(inputs: T, scratch: Path) -> T:
     """A job's `Inputs` with every artifact that is stored as a change restored."""
-    changed = {
-        field.name: dataclasses.replace(value, path=whole(value.path, scratch), stored=value.path)
-        for field in dataclasses.fields(inputs)  # type: ignore[arg-type]
-        if isinstance(value := getattr(inputs, field.name), Artifact) and value.path.is_dir() and base_of(value.path)
-    }
+    changed: dict[str, Any] = {}
+    for field in dataclasses.fields(inputs):  # type: ignore[arg-type]
+        value = getattr(inputs, field.name)
+        if isinstance(value, Artifact):
+            changed[field.name] = _restored(value, scratch)
+        elif isinstance(value, dict):
+            changed[field.name] = {label: _restored(one, scratch) for label, one in value.items()}
     return dataclasses.replace(inputs, **changed)  # type: ignore[type-var]
+
+
+def _restored(artifact: Artifact, scratch: Path) -> Artifact:
+    path = whole(artifact.path, scratch)
+    return artifact if path == artifact.path else dataclasses.replace(artifact, path=path, stored=artifact.path)

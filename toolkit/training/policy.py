@@ -105,7 +105,6 @@ def improve(spec: Spec, inputs: Inputs, out: Path, ctx: Context, kind: Literal["
     """
     from toolkit.checkpoints.check import check_model
     from toolkit.checkpoints.folders import load_tokenizer
-    from toolkit.checkpoints.whole import whole
     from toolkit.training.engine import Run, settle, train
 
     if bool(inputs.reward) == (spec.checker != "none"):
@@ -118,7 +117,7 @@ def improve(spec: Spec, inputs: Inputs, out: Path, ctx: Context, kind: Literal["
     tokenizer = load_tokenizer(source)
     if tokenizer.eos_token_id is None:
         raise ValueError("the tokenizer has no end-of-text token (eos_token): answers could not end; set one")
-    judges = [whole(artifact.path, ctx.state) for _, artifact in sorted(inputs.reward.items())]
+    judges = [artifact.path for _, artifact in sorted(inputs.reward.items())]
     rows, counts = _prompts(spec, inputs.data.path, source, tokenizer)
     names = {"reward": "reward", "length": "completions/mean_length", "entropy": "entropy"}
     plan = Run(
