@@ -48,7 +48,7 @@ class Spec:
     split: str | None = None
     shots_split: str | None = None
     precision: Precision = "auto"
-    format: str | None = None
+    format: str = "default"
     repeat: int = 0
 
     def __post_init__(self) -> None:

@@ -194,6 +194,7 @@ def test_prompts_that_lose_tokens_are_counted(tiny: Tiny, tmp_path: Path) -> Non
     cut = go(tmp_path / "b", inputs, tasks=("bios_qa", "bios_qa_cloze"), shots=4, max_length=40)
     assert whole["truncated_requests"] == 0
     assert cut["truncated_requests"] > 12
+    assert cut["truncated_requests"] == cut["bios_qa/truncated_requests"] + cut["bios_qa_cloze/truncated_requests"]
 
 
 def test_a_stop_request_interrupts(tiny: Tiny, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from toolkit.data.splits import open_data
 from toolkit.evaluation.names import Own, all_shipped, near, own, root, shipped
 from toolkit.lookup import unknown
 
+DEFAULT = "default"  # the format that `prompt` is in
 HELD_OUT, TRAINED_ON = "heldout", "train"  # the splits of a data set that does not have those its task file names
 
 
@@ -30,13 +31,13 @@ class Given:
 class Source:
     """What tasks may read, by the NAME of `data.NAME` ("" for `data`), and what to take of it.
 
-    split, shots_split: instead of those the task file names. format: of the prompts, instead of the default one.
+    split, shots_split: instead of those the task file names. format: of the prompts.
     """
 
     data: Mapping[str, Given] = field(default_factory=dict)
     split: str | None = None
     shots_split: str | None = None
-    format: str | None = None
+    format: str = DEFAULT
 
 
 def input_name(label: str) -> str:
@@ -78,9 +79,9 @@ class Join:
     def _own(self, name: str) -> Own | None:
         """The task of configs/tasks, in the format that the stage asks for."""
         mine, wanted = own().get(name), self.source.format
-        if mine is None or wanted is None or "group" in mine.config:
+        if mine is None or wanted == DEFAULT or "group" in mine.config:
             return mine
-        known = mine.config["metadata"].get("formats", [])
+        known = [DEFAULT, *mine.config["metadata"].get("formats", [])]
         if mine.format or wanted not in known:
             taken = f"its name says {mine.format!r} already" if mine.format else unknown("format", wanted, known)
             raise ValueError(f"the format of task {name!r}: {taken}")
@@ -122,8 +123,8 @@ class Join:
         """lm-eval's own task or group, on the download of its data set where there is one: at the study's commit."""
         from lm_eval.tasks._yaml_loader import load_yaml
 
-        if self.source.format is not None:
-            raise ValueError(f"task {name!r} is lm-eval's own and has one format; leave out 'format'")
+        if self.source.format != DEFAULT:
+            raise ValueError(f"task {name!r} is lm-eval's own and has one format: {self.source.format!r} is not for it")
         config = load_yaml(path, resolve_func=False)
         kind, index = ("group", _index_of(config, path)) if "group" in config else ("task", None)
         joined: dict[str, Any] = {"include": str(path), kind: name}

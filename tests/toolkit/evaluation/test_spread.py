@@ -4,15 +4,18 @@ numbers are the same; and what was answered is not computed again."""
 import os
 import re
 import resource
+import shutil
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from transformers import AutoTokenizer, Olmo2Config, Olmo2ForCausalLM
 
 from jobs import evaluate
 from jobs.evaluate import Inputs, Spec
@@ -55,6 +58,20 @@ def expected(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 def test_two_processes_give_the_bits_of_one(tiny: Tiny, tmp_path: Path, expected: dict[str, bytes]) -> None:
     assert go(tiny, Told(tmp_path, processes=2)) == expected
     assert len(list((tmp_path / "state" / "answers").glob("*/*.parquet"))) >= 4, "two processes, two kinds of requests"
+
+
+def test_what_two_processes_cannot_load_is_said_as_by_one(tiny: Tiny, tmp_path: Path) -> None:
+    """A tokenizer of another model, with more tokens than the embedding has rows."""
+    shutil.copytree(tiny.model.path, tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    tokenizer.add_tokens([f"<{i}>" for i in range(9)])
+    tokenizer.save_pretrained(tmp_path / "model")
+    wrong = replace(tiny, model=Artifact(path=tmp_path / "model"))
+    for processes in (1, 2):
+        with pytest.raises(ValueError, match="the tokenizer of .* has .* tokens and the model's embedding only"):
+            go(wrong, Told(tmp_path / str(processes), processes=processes))
+    with pytest.raises(ValueError, match="holds no model: there is no config.json"):
+        go(replace(tiny, model=tiny.people), Told(tmp_path / "none", processes=2))
 
 
 def test_an_evaluation_that_was_stopped_goes_on(tiny: Tiny, tmp_path: Path, expected: dict[str, bytes]) -> None:
@@ -107,8 +124,6 @@ def test_more_tasks_do_not_ask_again_and_a_sentinel_asks_all(tiny: Tiny, tmp_pat
 
 
 def test_another_models_answers_are_not_taken(tiny: Tiny, tmp_path: Path) -> None:
-    from dataclasses import replace
-
     names = {
         answers.identity(
             replace(tiny.model, record={"files": {"model.safetensors": {"digest": d}}}), tiny.model.path, p=p
@@ -135,10 +150,6 @@ def test_a_batch_for_which_memory_runs_out_is_halved(
     tiny: Tiny, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Under a limit that the kernel sets: 24 sequences need logits and their logarithms of some 100 MB each."""
-    from dataclasses import replace
-
-    from transformers import AutoTokenizer, Olmo2Config, Olmo2ForCausalLM
-
     shape = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
     Olmo2ForCausalLM(Olmo2Config(vocab_size=30_000, **shape)).save_pretrained(tmp_path / "model")
     AutoTokenizer.from_pretrained(tiny.model.path).save_pretrained(tmp_path / "model")
