@@ -60,6 +60,7 @@ def plan(
     """
     from toolkit import provenance
     from toolkit.analysis.suspects import suspects_of
+    from toolkit.pairing import unpaired
 
     if cost != (cluster is not None):
         raise ValueError("--cost and --cluster NAME go together: what is left is priced by that cluster's shapes")
@@ -68,6 +69,7 @@ def plan(
     records, problems = index.records(opened.root)
     stages = plan_module.plan(opened.cells, states, records, provenance.identity())
     suspects = suspects_of(opened.cells, records)
+    loose = unpaired(opened.cells)
     if graph is not None:
         from toolkit.analysis.graph import dag_svg
 
@@ -75,11 +77,18 @@ def plan(
     if cluster is not None:
         forecast.show(opened, cluster, states, as_json)
     elif as_json:
-        print_json([{**_plain(stage), "suspects": suspects.get(stage.stage, [])} for stage in stages])
+        print_json(
+            [
+                {**_plain(stage), "suspects": suspects.get(stage.stage, []), "unpaired": loose.get(stage.stage, [])}
+                for stage in stages
+            ]
+        )
     else:
         _print_plan(stages)
         for suspect in chain.from_iterable(suspects.values()):
             err.print(f"suspect checkpoint: {escape(suspect)}")
+        for line in chain.from_iterable(loose.values()):
+            err.print(f"not paired: {escape(line)}")
     for problem in problems:
         err.print(f"[red]damaged:[/] {escape(problem)}")
 

@@ -92,6 +92,6 @@ def whole_inputs(inputs: T, scratch: Path) -> T:
     changed = {
         field.name: dataclasses.replace(value, path=whole(value.path, scratch), stored=value.path)
         for field in dataclasses.fields(inputs)  # type: ignore[arg-type]
-        if isinstance(value := getattr(inputs, field.name), Artifact) and value.path.is_dir()
+        if isinstance(value := getattr(inputs, field.name), Artifact) and value.path.is_dir() and base_of(value.path)
     }
     return dataclasses.replace(inputs, **changed)  # type: ignore[type-var]

@@ -24,15 +24,21 @@ WEIGHTS, WORDS = "adapter_model.safetensors", "adapter_config.json"
 BESIDE = "adapter"  # the folder beside a restored model, of an adapter that does not become part of it
 MERGING = ("LORA", "IA3", "BITFIT")
 
-Wrap = Callable[[Any], Any]
+Files = tuple[dict[str, Any], "dict[str, torch.Tensor]"]  # adapter_config.json, and what was trained
 
 
 def tune(
-    spec: Any, inputs: Any, out: Path, ctx: Context, wrap: Wrap, write: Any = None, config: dict[str, Any] | None = None
+    spec: Any,
+    inputs: Any,
+    out: Path,
+    ctx: Context,
+    wrap: Callable[[Any], Any],
+    files: "Callable[[Any, dict[str, torch.Tensor]], Files] | None" = None,
+    config: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Supervised fine-tuning (the spec has the fields of `sft`) of what `wrap` leaves trainable; fills `out` with it.
 
-    write: (model, what was trained, folder) -> files of the adapter; PEFT's by default. config: fields of the model's
+    files: (model, what was trained) -> what the adapter's files hold; PEFT's by default. config: fields of the model's
     config that are changed.
 
     Raises:
@@ -40,6 +46,8 @@ def tune(
     """
     from toolkit.checkpoints.whole import refer
     from toolkit.training.methods import sft
+
+    size = elements(inputs.model.path)
 
     def frozen_but(model: Any) -> Any:
         import torch
@@ -50,7 +58,10 @@ def tune(
             raise ValueError(f"{spec.method} leaves nothing to train in a {model.config.model_type}")
         return wrapped
 
-    numbers = sft.tune(spec, inputs, out, ctx, frozen_but, adapter=write or write_peft, config=config or {})
+    def write(model: Any, weights: "dict[str, torch.Tensor]", folder: Path) -> None:
+        _write((files or peft_files)(model, weights), folder, size)
+
+    numbers = sft.tune(spec, inputs, out, ctx, frozen_but, adapter=write, config=config or {})
     refer(out, inputs.model, "adapter")
     return numbers
 
@@ -77,8 +88,8 @@ def linear_names(model: Any) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def write_peft(model: Any, weights: "dict[str, torch.Tensor]", folder: Path) -> None:
-    """An adapter as PEFT saves it, from tensors that were gathered before."""
+def peft_files(model: Any, weights: "dict[str, torch.Tensor]") -> Files:
+    """An adapter as PEFT would save it, from tensors that were gathered before."""
     from peft import get_peft_model_state_dict
 
     config = copy.copy(model.peft_config["default"])
@@ -87,19 +98,18 @@ def write_peft(model: Any, weights: "dict[str, torch.Tensor]", folder: Path) -> 
         tensors = {"prompt_embeddings": tensor}
     else:
         tensors = get_peft_model_state_dict(model, state_dict=weights, save_embedding_layers=False)
-    if len(tensors) != len(weights):
-        raise ValueError(f"PEFT saves {len(tensors)} tensors of the {len(weights)} that were trained")
+    assert len(tensors) == len(weights), f"PEFT saves {len(tensors)} tensors of the {len(weights)} that were trained"
     config.base_model_name_or_path = None  # base.json says it
     config.inference_mode = True
-    words = {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
-    write_adapter(words, tensors, folder)
+    return {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}, tensors
 
 
-def write_adapter(words: dict[str, Any], tensors: "dict[str, torch.Tensor]", folder: Path) -> None:
-    """The two files of an adapter."""
+def _write(files: Files, folder: Path, base_elements: int) -> None:
     from safetensors.torch import save_file
 
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS, {"format": "pt"})
+    words, tensors = files
+    told = {"base_elements": str(base_elements)}  # of two entries safetensors would choose the order by chance
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS, told)
     (folder / WORDS).write_text(json.dumps(words, indent=1, sort_keys=True) + "\n")
 
 
@@ -137,17 +147,10 @@ def _attach_peft(model: Any, folder: Path) -> Any:
     """Hazard: PEFT leaves what an adapter lacks at its beginning, and only warns of it."""
     from peft import PeftModel, get_peft_model_state_dict
 
-    sizes = model.config.get_text_config()
     try:
         wrapped = PeftModel.from_pretrained(model, str(folder), low_cpu_mem_usage=False)
-        config: Any = wrapped.peft_config["default"]
         there = get_peft_model_state_dict(wrapped, save_embedding_layers=False).keys()
         different = sorted(there ^ read_header(folder / WEIGHTS).keys())[:1]
-        if config.is_prompt_learning and (config.num_layers, config.token_dim) != (
-            sizes.num_hidden_layers,
-            sizes.hidden_size,
-        ):
-            different = [f"{config.num_layers} blocks of width {config.token_dim}"]
     except (RuntimeError, ValueError) as error:  # a size that differs, or a name that the model has not
         different = [str(error).splitlines()[0]]
     if different:
@@ -179,6 +182,7 @@ def merge(folder: Path, base: Path, out: Path) -> None:
     Raises:
         ValueError: the adapter was trained for another model.
     """
+    check_base(folder, base)
     copy_tokenizer(base, out)
     if kind_of(folder) == "BITFIT":
         _overlay(folder, base, out)
@@ -197,16 +201,7 @@ def merge(folder: Path, base: Path, out: Path) -> None:
 
 def _overlay(folder: Path, base: Path, out: Path) -> None:
     """The base's tensors, but for those that the adapter has; one file, tensor by tensor."""
-    like, ours, words = read_folder(base), read_header(folder / WEIGHTS), json.loads((folder / WORDS).read_text())
-    named = all(name in like or name in words["added"] for name in ours)
-    shaped = all(like[name].shape == ours[name].shape for name in like.keys() & ours.keys())
-    size = sum(tensor.elements for tensor in like.values())
-    if not named or not shaped or size != words["base_elements"]:
-        raise ValueError(
-            f"the adapter in {folder} does not fit {base}: it was trained for another (of {words['base_elements']:,}"
-            f" elements; this has {size:,})"
-        )
-    found: dict[str, Tensor] = {**like, **ours}
+    found: dict[str, Tensor] = {**read_folder(base), **read_header(folder / WEIGHTS)}
     write_file(
         out / "model.safetensors",
         {name: (PRECISIONS["fp32"], tensor.shape) for name, tensor in found.items()},
@@ -214,11 +209,38 @@ def _overlay(folder: Path, base: Path, out: Path) -> None:
     )
 
 
+def check_base(folder: Path, base: Path) -> None:
+    """That an adapter was trained for a model of this size; that it was for this one, `base.json`'s fingerprint says.
+
+    Raises:
+        ValueError: it was not.
+    """
+    from safetensors import safe_open
+
+    with safe_open(folder / WEIGHTS, "pt") as file:
+        trained_for = int(file.metadata()["base_elements"])
+    size = elements(base)
+    if size != trained_for:
+        raise ValueError(
+            f"the adapter in {folder} was trained for another model than {base}: that had {trained_for:,} weights, and"
+            f" this has {size:,}"
+        )
+
+
+def elements(base: Path) -> int:
+    """How many weights a model folder holds."""
+    return sum(tensor.elements for tensor in read_folder(base).values())
+
+
 def put_beside(folder: Path, base: Path, out: Path) -> None:
     """Fill `out` with names for the files of `base`, and `adapter/` with those of an adapter that is not merged.
 
     Nothing is copied: `out` is scratch, and what its links lead to is committed.
+
+    Raises:
+        ValueError: the adapter was trained for another model.
     """
+    check_base(folder, base)
     names = [CONFIG, GENERATION, INDEX, *TOKENIZER, *(path.name for path in weight_files(base))]
     for name in names:
         if (base / name).is_file():

@@ -37,10 +37,9 @@ def run(spec: Spec, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
     """
     from toolkit.checkpoints.check import read_config
     from toolkit.checkpoints.tensors import read_folder
-    from toolkit.training.adapters import tune, write_adapter
+    from toolkit.training.adapters import tune
 
-    tensors = read_folder(inputs.model.path)
-    names, elements = set(tensors), sum(tensor.elements for tensor in tensors.values())
+    names = set(read_folder(inputs.model.path))
     parts = spec.parts or (("bias",) if any(name.endswith(".bias") for name in names) else ("norm", "added"))
     config = read_config(inputs.model.path)
     switches = {key: True for key in SWITCHES if "added" in parts and getattr(config, key, True) is False}
@@ -61,11 +60,10 @@ def run(spec: Spec, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
             )
         return model
 
-    def write(model: Any, weights: "dict[str, torch.Tensor]", folder: Path) -> None:
-        words = {"peft_type": "BITFIT", "parts": list(parts), "config": switches, "base_elements": elements}
-        write_adapter(words | {"added": sorted(set(weights) - names)}, weights, folder)
+    def files(model: Any, weights: "dict[str, torch.Tensor]") -> tuple[dict[str, Any], "dict[str, torch.Tensor]"]:
+        return {"peft_type": "BITFIT", "parts": list(parts), "config": switches}, weights
 
-    return tune(spec, inputs, out, ctx, wrap, write, switches)
+    return tune(spec, inputs, out, ctx, wrap, files, switches)
 
 
 def _chosen(model: Any, parts: tuple[str, ...], known: set[str]) -> set[str]:

@@ -42,7 +42,7 @@ def run(spec: Spec, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
     Raises:
         ValueError: a target that the model has not, and what `sft` says.
     """
-    from toolkit.training.adapters import linear_names, tune, write_adapter
+    from toolkit.training.adapters import linear_names, tune
     from toolkit.training.bottleneck import insert
 
     def targets(model: Any) -> tuple[str, ...]:
@@ -54,8 +54,8 @@ def run(spec: Spec, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
         insert(model, spec.size, targets(model), spec.activation)
         return model
 
-    def write(model: Any, weights: "dict[str, torch.Tensor]", folder: Path) -> None:
+    def files(model: Any, weights: "dict[str, torch.Tensor]") -> tuple[dict[str, Any], "dict[str, torch.Tensor]"]:
         words = {"peft_type": "BOTTLENECK", "size": spec.size, "activation": spec.activation}
-        write_adapter(words | {"targets": list(targets(model))}, weights, folder)
+        return words | {"targets": list(targets(model))}, weights
 
-    return tune(spec, inputs, out, ctx, wrap, write)
+    return tune(spec, inputs, out, ctx, wrap, files)

@@ -105,6 +105,7 @@ def run(spec: Spec, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
         rows=rows,
         tokens_a_row=length,
         build=lambda arguments, load: _trainer(arguments, load, rows, summary.vocab_size),
+        fused=True,
     )
     return train(plan, out, ctx) | {"parameters": summary.parameters, "rows": len(rows), "row_tokens": length}
 

@@ -18,7 +18,7 @@ from toolkit.training.methods import sft
 class Spec(sft.Spec):
     """The fields of `sft`, and: bits: of a weight, on a grid that is symmetric about 0. group: weights along a row that
     share a scale; 0 for the whole row. activations: `int8` rounds what goes into a layer, token by token on a grid of
-    its own range; `none` leaves it. The output head is not rounded: the loss is computed from its weight directly.
+    its own range; `none` leaves it. The output head and the embeddings are not rounded.
     """
 
     bits: Literal[2, 3, 4, 5, 6, 7, 8] = 4

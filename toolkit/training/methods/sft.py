@@ -1,4 +1,4 @@
-"""Supervised fine-tuning of all weights: cross-entropy on the tokens of completions only, by TRL's SFTTrainer.
+"""Supervised fine-tuning of all weights: cross-entropy on the tokens of completions only.
 
 A row is a prompt and a completion. `plain` puts one after the other; `chat` puts them through the tokenizer's chat
 template as a user's and an assistant's turn. The end-of-text token follows the completion and is a target.
@@ -7,13 +7,16 @@ template as a user's and an assistant's turn. The end-of-text token follows the 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from toolkit.stage import Artifact, Context
 from toolkit.training.recipe import Precision, Recipe, Schedule, check_length, recipe_of
+from toolkit.training.turns import IGNORED
 
 if TYPE_CHECKING:
+    import torch
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
@@ -99,7 +102,8 @@ def tune(spec: Spec, inputs: Inputs, out: Path, ctx: Context, wrap: Callable[[An
         tokenizer=source,
         rows=rows,
         tokens_a_row=spec.max_length if spec.packing else counts["longest"],
-        build=lambda arguments, load: _trainer(spec, arguments, lambda: wrap(load()), rows, tokenizer),
+        build=lambda arguments, load: _trainer(arguments, lambda: wrap(load()), rows, tokenizer),
+        fused=True,
         **how,
     )
     return train(plan, out, ctx) | counts
@@ -112,22 +116,41 @@ def _pack(rows: "Dataset", length: int) -> "Dataset":
     return pack_dataset(rows.with_format("arrow"), length, "bfd").with_format(None)
 
 
-def _trainer(
-    spec: Spec, arguments: dict[str, Any], load: "Load", rows: "Dataset", tokenizer: "PreTrainedTokenizerBase"
-) -> "Exact":
-    from trl import SFTConfig, SFTTrainer
+def _trainer(arguments: dict[str, Any], load: "Load", rows: "Dataset", tokenizer: "PreTrainedTokenizerBase") -> "Exact":
+    from transformers import TrainingArguments
 
     from toolkit.training.exact import Exact
 
-    class Tuner(Exact, SFTTrainer):
-        """SFTTrainer's loss, the engine's order and saves."""
+    args = TrainingArguments(**arguments, remove_unused_columns=False)
+    model: Any = load()
+    model.config.use_cache = False  # with a cache, transformers would let packed rows see each other
+    pad = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
+    collate = _join if "seq_lengths" in rows.column_names else partial(_pad, pad)
+    return Exact(model=model, args=args, train_dataset=rows, data_collator=collate, processing_class=tokenizer)
 
-    args = SFTConfig(
-        **arguments,
-        gradient_checkpointing=False,  # TRL's default is to recompute: a fifth slower, for memory
-        max_length=None,  # rows come cut
-        padding_free=spec.packing,
-        completion_only_loss=True,
-        dataset_kwargs={"skip_prepare_dataset": True},  # rows come with labels
-    )
-    return Tuner(model=load(), args=args, train_dataset=rows, processing_class=tokenizer)
+
+def _pad(pad: int, rows: list[dict[str, Any]]) -> "dict[str, torch.Tensor]":
+    """Rows side by side, filled up on the right."""
+    import torch
+
+    longest = max(len(row["input_ids"]) for row in rows)
+    ids = torch.full((len(rows), longest), pad)
+    labels, mask = torch.full_like(ids, IGNORED), torch.zeros_like(ids)
+    for at, row in enumerate(rows):
+        size = len(row["input_ids"])
+        ids[at, :size], labels[at, :size] = torch.tensor(row["input_ids"]), torch.tensor(row["labels"])
+        mask[at, :size] = 1
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+def _join(rows: list[dict[str, Any]]) -> "dict[str, torch.Tensor]":
+    """Packed rows one after the other as one long row, without padding.
+
+    No attention mask: transformers then makes one from where the positions restart, so that no text sees another.
+    """
+    import torch
+
+    ids, labels = (torch.tensor([i for row in rows for i in row[name]]) for name in ("input_ids", "labels"))
+    positions = torch.cat([torch.arange(size) for row in rows for size in row["seq_lengths"]])
+    labels[positions == 0] = IGNORED  # what a text begins with is not to be learned from the one before
+    return {"input_ids": ids[None], "position_ids": positions[None], "labels": labels[None]}
