@@ -68,6 +68,7 @@ bench: install-dev
 # The launcher, a worker or a stage killed at random moments, over and over; `make test` does it a few times.
 kills: install-dev
 	$(ENVIRONMENT) $(PY) -m pytest tests/slurm/test_kills.py --kills $(KILLS) $(ARGS)
+	$(ENVIRONMENT) TIDEMARK_KILLS=30 $(PY) -m pytest -s tests/toolkit/training/test_resume.py -k random $(ARGS)
 
 # A study on a real Slurm on this machine under every kind of fault; tests/cluster/README.md says what to install for it.
 faults: install-dev

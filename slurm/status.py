@@ -156,9 +156,9 @@ def workers(places: Places) -> list[RenderableType]:
 
 
 def progress_words(told: Mapping[str, Any]) -> list[str]:
-    """`["step 300/1000", "52,310 tokens/s", "ETA 0:32", "loss 2.31"]`."""
+    """`["step 300/1000", "52,310 tokens/s", "ETA 0:32", "loss 2.31", "MFU 41 %", "61.2 GB"]`."""
     if not told:
-        return ["starting", "", "", ""]
+        return ["starting", "", "", "", "", ""]
     rate = told.get("tokens_per_second")
     seconds = told.get("eta_seconds")
     loss = told.get("loss")
@@ -167,6 +167,8 @@ def progress_words(told: Mapping[str, Any]) -> list[str]:
         f"{rate:,.0f} tokens/s" if rate else "",
         f"ETA {int(seconds) // 60}:{int(seconds) % 60:02}" if seconds is not None else "",
         f"loss {loss:.3f}" if loss is not None else "",
+        f"MFU {100 * told['mfu']:.0f} %" if "mfu" in told else "",
+        f"{told['memory_gb']:.1f} GB" if "memory_gb" in told else "",
     ]
 
 

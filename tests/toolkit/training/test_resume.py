@@ -1,10 +1,13 @@
 """Killed anywhere, a run ends with the same bytes: weights and loss curve of the run that nobody disturbed."""
 
 import os
+import random
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +125,57 @@ def test_another_micro_batch_goes_on_where_the_first_stopped(small: Small, tmp_p
         run(small, tmp_path / "b", ctx=ctx)
     out = run(small, again(tmp_path / "b"), ctx=context(tmp_path / "b", micro_batch=2))
     assert losses(out) == pytest.approx(losses(whole), abs=3e-6)
+
+
+def test_killed_and_preempted_at_random(small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGKILL or the signal of a preemption at any moment, inside an accumulation of four too, and again until it ends.
+
+    TIDEMARK_KILLS says how often (`make kills`: 30 times), TIDEMARK_KILL_SEED from which seed.
+    """
+    kills, seed = int(os.environ.get("TIDEMARK_KILLS", "5")), int(os.environ.get("TIDEMARK_KILL_SEED", "0"))
+    dice, struck, number = random.Random(seed), Counter[int](), 0
+    run = partial(small.pretrain, steps=24, keep_steps=[0, 3])
+    begun = time.monotonic()
+    whole = run(tmp_path / "whole", ctx=context(tmp_path / "whole", micro_batch=2))
+    longest = 1.5 * (time.monotonic() - begun)
+    monkeypatch.setenv("TIDEMARK_SAVE_SECONDS", "0.02")
+    while struck.total() < kills:
+        number += 1
+        folder, code = tmp_path / str(number), 1
+        while code != 0:
+            ctx = context(folder, micro_batch=2)
+            pid = preemptible(run, folder, ctx)
+            if struck.total() < kills:
+                time.sleep(dice.uniform(0, longest))
+                os.kill(pid, dice.choice([signal.SIGKILL, signal.SIGUSR2]))  # one that has ended waits to be reaped
+            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            assert code in (0, PREEMPTED, -signal.SIGKILL), code
+            struck[code] += code != 0
+            out = folder / "out"
+            if code != 0 and out.exists():
+                again(folder)
+        same(whole, out)
+    print(f"seed {seed}: {dict(struck)} over {number} runs")
+
+
+PREEMPTED = 3
+
+
+def preemptible(run: Callable[..., Path], folder: Path, ctx: Context) -> int:
+    """A fork that does what a worker's child does with the signal that its time is up."""
+    before = signal.signal(signal.SIGUSR2, lambda _number, _frame: setattr(ctx, "stop_requested", True))
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            run(folder, ctx=ctx)
+            code = 0
+        except Interrupted:
+            code = PREEMPTED
+        finally:
+            os._exit(code)
+    signal.signal(signal.SIGUSR2, before)
+    return pid
 
 
 @pytest.mark.parametrize("zero", [None, 3])
