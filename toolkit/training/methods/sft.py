@@ -99,7 +99,7 @@ def run(spec: Spec, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
     from toolkit.checkpoints.folders import load_tokenizer
     from toolkit.data.splits import open_split
     from toolkit.training.engine import Run, settle, train
-    from toolkit.training.turns import tokenise
+    from toolkit.training.turns import check_context, tokenise
 
     settle()
     source = inputs.model.path
@@ -107,6 +107,7 @@ def run(spec: Spec, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
     tokenizer = load_tokenizer(source)
     data = open_split(inputs.data.path, spec.split, ["prompt", "completion"])
     rows, counts = tokenise(data, tokenizer, spec.template, spec.max_length, ctx.state)
+    check_context(counts["longest"], source)
     if spec.packing:
         rows = _pack(rows, spec.max_length)
     plan = Run(
