@@ -1,16 +1,18 @@
 """Measure a model with lm-eval tasks, or predictions with text metrics; the rows are what `tidemark table` shows.
 
-A stage has the input `model` (with `tasks`, and `data` for those of configs/tasks) or `predictions` (with `metrics`).
+A stage has the input `model` (with `tasks`, and `data` or `data.NAME` for what they read) or `predictions` (with
+`metrics`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from toolkit.checkpoints.whole import whole_inputs
 from toolkit.generation.models import Precision
+from toolkit.provenance import machine
 from toolkit.spec import defaults
-from toolkit.stage import Artifact, Context, Interrupted
+from toolkit.stage import Artifact, Context
 
 VERSION = 1
 WARM = (
@@ -27,11 +29,13 @@ EITHER = {"limit"}  # fields that mean something for a model and for predictions
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """tasks: lm-eval names, those of configs/tasks or built-in ones. shots: demonstrations, drawn by `seed`.
+    """tasks: names of tasks and groups, of configs/tasks or lm-eval's own. shots: demonstrations, drawn by `seed`.
 
     metrics: of predictions: exact_match, f1, rouge_l. limit: the first rows of each task only. max_length: tokens of
     context, the model's own if None. split, shots_split: for tasks on `data`, instead of those the task file names.
-    precision: "auto" takes the type that the weights are stored in, as lm-eval does.
+    precision: "auto" takes the type that the weights are stored in, as lm-eval does. format: of the prompts, for tasks
+    of configs/tasks that have several. repeat: above 0, the same evaluation once more, from nothing: whether it comes
+    out the same is what a sentinel asks.
     """
 
     tasks: tuple[str, ...] = ()
@@ -44,9 +48,11 @@ class Spec:
     split: str | None = None
     shots_split: str | None = None
     precision: Precision = "auto"
+    format: str = "default"
+    repeat: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("shots", 0), ("limit", 1), ("max_length", 2)):
+        for name, least in (("shots", 0), ("limit", 1), ("max_length", 2), ("repeat", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name!r} must be at least {least}, not {value}")
@@ -58,13 +64,13 @@ class Spec:
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """model: an HF folder. data: rows for the tasks of configs/tasks, or the download of a built-in task's data set.
+    """model: an HF folder. data: by name, rows for tasks of configs/tasks, and downloads of built-in tasks' data sets.
 
     predictions: an artifact of `generate`.
     """
 
     model: Artifact | None = None
-    data: Artifact | None = None
+    data: dict[str, Artifact] = field(default_factory=dict)
     predictions: Artifact | None = None
 
 
@@ -80,15 +86,15 @@ def run(spec: Spec, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
     if inputs.model is not None:
         if not spec.tasks or spec.metrics:
             raise ValueError("evaluating a model needs 'tasks' and no 'metrics': a task brings its own")
-        if inputs.data is None and (spec.split or spec.shots_split):
+        if not inputs.data and (spec.split or spec.shots_split):
             raise ValueError(
                 "'split' and 'shots_split' choose among the splits of the input 'data', which is not there"
             )
-        return _model(spec, inputs.model, inputs.data, out, ctx)
+        return _model(spec, inputs, out, ctx)
     assert inputs.predictions is not None
     unset = defaults(Spec)
     idle = [name for name in unset if name not in {*EITHER, "metrics"} and getattr(spec, name) != unset[name]]
-    if not spec.metrics or idle or inputs.data is not None:
+    if not spec.metrics or idle or inputs.data:
         wrong = f"; {idle[0]!r} means nothing for predictions" if idle else ""
         raise ValueError(f"scoring predictions needs 'metrics' and takes no 'tasks' and no input 'data'{wrong}")
     return _predictions(spec, inputs.predictions, out)
@@ -103,37 +109,39 @@ def _predictions(spec: Spec, predictions: Artifact, out: Path) -> dict[str, Any]
     return {"items": len(items), **{row["metric"]: row["value"] for row in rows if row["task"] == ALL}}
 
 
-def _model(spec: Spec, model: Artifact, data: Artifact | None, out: Path, ctx: Context) -> dict[str, Any]:
+def _model(spec: Spec, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
     from toolkit.evaluation import rows
-    from toolkit.evaluation.harness import evaluate
-    from toolkit.evaluation.tasks import Source, load
-    from toolkit.generation import models
+    from toolkit.evaluation.answers import Answers, identity
+    from toolkit.evaluation.harness import Model, Watch, evaluate
+    from toolkit.evaluation.join import Given, Source
+    from toolkit.evaluation.tasks import load
 
     # Tasks first: a wrong name or missing data should not wait for the weights.
-    repo = data.record.get("spec", {}).get("repo") if data else None  # of a download
-    source = Source(data=data.path if data else None, repo=repo, split=spec.split, shots_split=spec.shots_split)
-    tasks = load(spec.tasks, source, spec.shots, spec.seed, ctx.state / "tasks")
-    weights, tokenizer = models.load(model.path, spec.precision, ctx.resources.threads)
-    longest = spec.max_length or models.context_length(weights) or 2048
-    batch = max(1, (ctx.resources.micro_batch or ctx.resources.batch_tokens // longest) >> ctx.resources.halvings)
-
-    def report(done: int, total: int) -> None:
-        ctx.progress(done, total, unit="request")
-        if ctx.stop_requested:
-            raise Interrupted
-
+    given = {
+        label: Given(path=data.path, repo=data.record.get("spec", {}).get("repo"))  # of a download
+        for label, data in inputs.data.items()
+    }
+    source = Source(data=given, split=spec.split, shots_split=spec.shots_split, format=spec.format)
+    loaded = load(spec.tasks, source, spec.shots, spec.seed, ctx.state / "tasks")
+    assert inputs.model is not None
+    model = Model(folder=inputs.model.path, precision=spec.precision, max_length=spec.max_length)
+    gpus = sorted(set(machine()["gpus"]))
+    who = identity(inputs.model, model.folder, precision=spec.precision, max_length=spec.max_length, gpus=gpus)
+    answers = Answers(ctx.state / "answers" / who, _shared(spec, who, ctx))
+    watch = Watch(report=lambda done, total: ctx.progress(done, total, unit="request"), stop=lambda: ctx.stop_requested)
     results = evaluate(
-        weights,
-        tokenizer,
-        tasks,
-        batch=batch,
-        max_length=spec.max_length,
-        limit=spec.limit,
-        chat=spec.apply_chat_template,
-        report=report,
-    )
-    items = rows.harness_items(results, tasks)
+        model, loaded, answers, ctx.resources, watch, limit=spec.limit, chat=spec.apply_chat_template
+    )  # fmt: skip
+    items = rows.harness_items(results, loaded.tasks)
     measured = rows.harness_rows(results, items)
     rows.write(out, measured, items)
-    counts = {"items": len(items), "truncated_requests": results["truncated"]}
+    lost = results["truncated"]
+    counts = {"items": len(items), "truncated_requests": sum(lost.values())}
+    counts |= {f"{task}/truncated_requests": count for task, count in lost.items()}
     return {**counts, **{f"{r['task']}/{r['metric']}": r["value"] for r in measured}}
+
+
+def _shared(spec: Spec, who: str, ctx: Context) -> Path | None:
+    """Where cells leave answers for each other, below the root; a repeated evaluation looks at nobody's."""
+    root, work = ctx.state.parents[2], ctx.state.parent.parent
+    return None if spec.repeat or work != root / "work" else root / "index" / "answers" / who

@@ -36,12 +36,12 @@ class Artifact:
     record: Mapping[str, Any] = field(default_factory=dict)
 
 
-SEVERAL = dict[str, Artifact]  # the type of an input that a stage may have several of: `data`, `data.rte`, `data.qqp`
+SEVERAL = dict[str, Artifact]  # the type of an input that a stage may have several of
 
 
 def gather(inputs: type[T], given: Mapping[str, Artifact]) -> T:
-    """A job's `Inputs` from the artifacts of a study's inputs. A field of type `SEVERAL` holds `data.rte` as "rte" and a
-    plain `data` as ""."""
+    """A job's `Inputs` from the artifacts of a study's inputs. A field of type `SEVERAL` holds `data.rte` as "rte",
+    and a plain `data` as ""."""
     values: dict[str, Any] = {}
     kind: Any = inputs
     for key, artifact in given.items():

@@ -17,10 +17,10 @@ from jobs import evaluate
 from jobs.evaluate import Inputs, Spec
 from tests.toolkit.generation.tiny import Tiny, context, save
 from tests.toolkit.generation.tiny import tiny as build
-from toolkit.stage import Artifact, Interrupted
+from toolkit.stage import Artifact, Interrupted, gather
 
 LOCAL = ("bios_qa", "bios_qa_cloze", "instructions", "instructions_likelihood")
-ROWS = ["task", "metric", "value", "stderr", "n"]
+ROWS = ["task", "metric", "value", "stderr", "n", "version"]
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +28,13 @@ def tiny() -> Tiny:
     return build()
 
 
-def go(folder: Path, inputs: dict[str, Artifact], micro_batch: int = 8, **fields: Any) -> dict[str, Any]:
+def go(
+    folder: Path, inputs: dict[str, Artifact], micro_batch: int = 8, processes: int = 1, **fields: Any
+) -> dict[str, Any]:
     out = folder / "out"
     out.mkdir(parents=True)
-    return evaluate.run(Spec(**fields), Inputs(**inputs), out, context(folder / "state", micro_batch=micro_batch))
+    ctx = context(folder / "state", micro_batch=micro_batch, processes=processes)
+    return evaluate.run(Spec(**fields), gather(Inputs, inputs), out, ctx)
 
 
 def rows(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
@@ -191,13 +194,14 @@ def test_prompts_that_lose_tokens_are_counted(tiny: Tiny, tmp_path: Path) -> Non
     cut = go(tmp_path / "b", inputs, tasks=("bios_qa", "bios_qa_cloze"), shots=4, max_length=40)
     assert whole["truncated_requests"] == 0
     assert cut["truncated_requests"] > 12
+    assert cut["truncated_requests"] == cut["bios_qa/truncated_requests"] + cut["bios_qa_cloze/truncated_requests"]
 
 
 def test_a_stop_request_interrupts(tiny: Tiny, tmp_path: Path) -> None:
     ctx = context(tmp_path / "state")
     ctx.stop_requested = True
     with pytest.raises(Interrupted):
-        evaluate.run(Spec(tasks=("bios_qa",)), Inputs(model=tiny.model, data=tiny.people), tmp_path, ctx)
+        evaluate.run(Spec(tasks=("bios_qa",)), Inputs(model=tiny.model, data={"": tiny.people}), tmp_path, ctx)
 
 
 def predictions(folder: Path, **columns: list[Any]) -> Artifact:
@@ -225,7 +229,8 @@ def test_predictions_are_scored_over_all_and_by_attribute(tmp_path: Path) -> Non
 def test_one_row_has_no_standard_error(tmp_path: Path) -> None:
     given = predictions(tmp_path / "p", prediction=["a", "b"], gold=["a", "c"])
     go(tmp_path, {"predictions": given}, metrics=("f1",), limit=1)
-    assert rows(tmp_path)["all", "f1"] == {"task": "all", "metric": "f1", "value": 1.0, "stderr": None, "n": 1}
+    row = {"task": "all", "metric": "f1", "value": 1.0, "stderr": None, "n": 1, "version": None}
+    assert rows(tmp_path)["all", "f1"] == row
 
 
 @pytest.mark.parametrize(
@@ -295,7 +300,7 @@ def test_what_generate_writes_is_what_evaluate_reads(tiny: Tiny, tmp_path: Path)
     go(tmp_path / "scores", {"predictions": given}, metrics=("exact_match",))
     go(tmp_path / "tasks", {"model": tiny.model, "data": tiny.people}, tasks=("bios_qa",))
     scored, asked = rows(tmp_path / "scores")["all", "exact_match"], rows(tmp_path / "tasks")["bios_qa", "exact_match"]
-    assert 0 < scored["value"] < 1 and scored == asked | {"task": "all"}
+    assert 0 < scored["value"] < 1 and scored == asked | {"task": "all", "version": None}
 
 
 def test_planning_imports_nothing_heavy() -> None:

@@ -15,27 +15,42 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from toolkit.analysis.gaps import NOT_KEYS, NUMBERS, encode, keys, show
+from toolkit.analysis.sentinel import REPEAT, drift
 from toolkit.analysis.stats import PROPORTIONS
 
 HARNESS = b"tidemark.harness"
-FORM = ("format", "shots", "harness", "tasks", "limit")  # axes that say how a model was asked, not which model it is
+FORM = (
+    "format",
+    "shots",
+    "harness",
+    "tasks",
+    "limit",
+    REPEAT,
+)  # axes that say how a model was asked, not which model it is
 DECIMALS = 5
 
 
 def with_harnesses(table: pa.Table, harness: pa.ChunkedArray) -> pa.Table:
-    """`table` that knows which artifacts (12 digits) each harness scored, if there is more than one harness."""
-    words = [w for w in pc.unique(harness).to_pylist() if w]
-    if len(words) < 2:
+    """`table` that knows which artifacts (12 digits) each harness scored, for tasks that more than one scored."""
+    words = pa.table({"task": table["task"], "word": harness, "fingerprint": table["fingerprint"]})
+    pairs = words.filter(pc.is_valid(words["word"])).group_by(["task", "word"]).aggregate([]).to_pylist()
+    by_task: dict[str, list[str]] = {}
+    for pair in pairs:
+        by_task.setdefault(pair["task"], []).append(pair["word"])
+    scored = {task: _artifacts(words, task, found) for task, found in by_task.items() if len(found) > 1}
+    if not scored:
         return table
-    plain = harness.cast(pa.string())
-    scored = {
-        w: sorted(set(table["fingerprint"].filter(pc.fill_null(pc.equal(plain, w), False)).to_pylist())) for w in words
-    }
     return table.replace_schema_metadata({**(table.schema.metadata or {}), HARNESS: json.dumps(scored)})
 
 
+def _artifacts(words: pa.Table, task: str, harnesses: Sequence[str]) -> dict[str, list[str]]:
+    of_task = words.filter(pc.equal(words["task"].cast(pa.string()), task))
+    plain = of_task["word"].cast(pa.string())
+    return {w: sorted(set(of_task["fingerprint"].filter(pc.equal(plain, w)).to_pylist())) for w in harnesses}
+
+
 def one_harness(table: pa.Table, shown: Sequence[str] = (), metric: str = "") -> None:
-    """Refuse a table in which one task and metric was scored by several harnesses, or by versions of one.
+    """Refuse a table in which one task and metric was scored by several harnesses, or versions of one or of the task.
 
     What a column `harness` tells apart is no mixture where it is among the columns `shown`. Where `metric` is one of
     the table's, no other counts.
@@ -46,18 +61,20 @@ def one_harness(table: pa.Table, shown: Sequence[str] = (), metric: str = "") ->
     scored = json.loads((table.schema.metadata or {}).get(HARNESS, b"{}"))
     if not scored and "harness" not in table.column_names:
         return
-    of_artifact = {fp: word for word, prints in scored.items() for fp in prints}
+    of_artifact = {
+        (task, fp): word for task, words in scored.items() for word, prints in words.items() for fp in prints
+    }
     names = ["task", "metric", "fingerprint", *(["harness"] if "harness" in table.column_names else [])]
     kept = _scores(table).select(names)
     found: dict[tuple[str, str, str], set[str]] = {}
     for row in kept.group_by(names).aggregate([]).to_pylist():
         own = row.get("harness")
-        word = own or of_artifact.get(row["fingerprint"], "this toolkit")
+        word = own or of_artifact.get((row["task"], row["fingerprint"]), "this toolkit")
         seen = str(own) if "harness" in shown else ""
         found.setdefault((row["task"], row["metric"], seen), set()).add(word)
     if metric in {key[1] for key in found}:
         found = {key: words for key, words in found.items() if key[1] == metric}
-    mixed = sorted((key, words) for key, words in found.items() if len(words) > 1)
+    mixed = sorted((key, words) for key, words in found.items() if len(_told_apart(words)) > 1)
     if mixed:
         (task, metric, _), words = mixed[0]
         more = f" (and {len(mixed) - 1} more)" if len(mixed) > 1 else ""
@@ -67,9 +84,14 @@ def one_harness(table: pa.Table, shown: Sequence[str] = (), metric: str = "") ->
         )
 
 
+def _told_apart(words: set[str]) -> set[str]:
+    """Without those that leave out the version of the task, which older artifacts do not tell."""
+    return {word for word in words if not any(other.startswith(f"{word}, task ") for other in words)}
+
+
 def findings(table: pa.Table) -> list[str]:
     """All that the guards below say of a long table (of `measure`)."""
-    return [*perfect_before_training(table), *fewer_items(table), *shared_scores(table)]
+    return [*perfect_before_training(table), *fewer_items(table), *drift(table), *shared_scores(table)]
 
 
 def shared_scores(table: pa.Table, most: int = 100) -> list[str]:

@@ -3,7 +3,7 @@ cheap.
 
 An evaluation holds them in `rows.parquet`; any other job has the numeric metrics of its record. Rows of published
 results say in a column `coords` (JSON text) to which point each belongs, since one artifact holds many. `harness` is
-what scored an artifact's tasks, with its version, as the record tells.
+what scored a task, with its version, as the record tells, and the version of the task where the row has it.
 
 The index is one file with the rows of many artifacts, each artifact's rows next to each other; an entry counts only
 while the record that it was read from still has the same modification time. Deleting it costs time, never a result.
@@ -32,9 +32,10 @@ MEASUREMENT = pa.schema(
         ("stderr", pa.float64()),
         ("n", pa.int64()),
         ("coords", pa.string()),
+        ("version", pa.string()),
     ]
 )
-OPTIONAL = ("coords",)  # columns that most evaluations have no use for
+OPTIONAL = ("coords", "version")  # columns that most evaluations have no use for
 NAMES = pa.dictionary(pa.int32(), pa.string())
 INDEX = pa.schema(
     [("artifact", NAMES), ("stamp", pa.int64()), ("task", NAMES), ("metric", NAMES), ("coords", NAMES)]
@@ -66,7 +67,9 @@ def read(folder: Path) -> pa.Table:
     """
     record = json.loads((folder / RECORD).read_bytes())
     table = _measurements(folder, record)
-    return table.append_column("harness", pa.array([harness(record)] * table.num_rows, pa.string()))
+    word = harness(record)
+    words = [f"{word}, task {version}" if word and version else word for version in table["version"].to_pylist()]
+    return table.drop_columns("version").append_column("harness", pa.array(words, pa.string()))
 
 
 def _measurements(folder: Path, record: Mapping[str, Any]) -> pa.Table:

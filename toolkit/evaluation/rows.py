@@ -1,5 +1,8 @@
 """Results as two parquet files: `rows.parquet`, one row a measurement, and `items.parquet`, one row an item.
 
+A row's `version` is the task's, and the first digits of a digest of all that the task file says: two scores of one task
+compare where it is the same.
+
 items.parquet holds what paired tests need: task, doc_id, filter, prompt_hash (sha256), prompt, prediction, gold,
 correct, loglikelihoods (nats, one per choice), bits_per_byte of the gold answer, and a column of values per metric.
 """
@@ -19,7 +22,14 @@ if TYPE_CHECKING:
     from lm_eval.api.task import Task
 
 TEXT, NUMBER, COUNT = pa.string(), pa.float64(), pa.int64()
-ROW: dict[str, pa.DataType] = {"task": TEXT, "metric": TEXT, "value": NUMBER, "stderr": NUMBER, "n": COUNT}
+ROW: dict[str, pa.DataType] = {
+    "task": TEXT,
+    "metric": TEXT,
+    "value": NUMBER,
+    "stderr": NUMBER,
+    "n": COUNT,
+    "version": TEXT,
+}
 ITEM: dict[str, pa.DataType] = {
     "task": TEXT,
     "doc_id": COUNT,
@@ -32,6 +42,9 @@ ITEM: dict[str, pa.DataType] = {
     "loglikelihoods": pa.list_(NUMBER),
     "bits_per_byte": NUMBER,
 }
+NOT_THE_TASK = (
+    "dataset_path", "dataset_kwargs", "custom_dataset", "metadata", "num_fewshot", "test_split", "fewshot_split",
+)  # fmt: skip
 DECIDES = ("acc", "exact_match")  # the metric that says whether an item is correct, the first that a task has
 
 
@@ -63,6 +76,7 @@ def harness_rows(results: Mapping[str, Any], items: Iterable[Mapping[str, Any]])
     Where items have bits per byte of the gold answer, their mean is one more row.
     """
     rows = []
+    versions = _versions(results)
     for task, values in results["results"].items():
         for key, value in values.items():
             metric, comma, kind = key.partition(",")
@@ -75,7 +89,8 @@ def harness_rows(results: Mapping[str, Any], items: Iterable[Mapping[str, Any]])
                     "metric": metric if kind == "none" else f"{metric}/{kind}",
                     "value": float(value),
                     "stderr": None if stderr == "N/A" else float(stderr),
-                    "n": results["n-samples"][task]["effective"],
+                    "n": _count(task, results),
+                    "version": versions[task],
                 }
             )
     bits: dict[str, dict[int, float]] = {}
@@ -83,7 +98,33 @@ def harness_rows(results: Mapping[str, Any], items: Iterable[Mapping[str, Any]])
         if item["bits_per_byte"] is not None:
             bits.setdefault(item["task"], {})[item["doc_id"]] = item["bits_per_byte"]
     have = {row["task"] for row in rows if row["metric"] == "bits_per_byte"}
-    return rows + [mean_row(task, "bits_per_byte", list(v.values())) for task, v in bits.items() if task not in have]
+    return rows + [
+        {**mean_row(task, "bits_per_byte", list(v.values())), "version": versions[task]}
+        for task, v in bits.items()
+        if task not in have
+    ]
+
+
+def _count(task: str, results: Mapping[str, Any]) -> int:
+    """Items of a task, or of all tasks of a group."""
+    members = results.get("group_subtasks", {}).get(task)
+    if members is None:
+        return int(results["n-samples"][task]["effective"])
+    return sum(_count(member, results) for member in members)
+
+
+def _versions(results: Mapping[str, Any]) -> dict[str, str]:
+    """Of every task and group: what its file calls its version, and eight digits of what the file says.
+
+    Where the data lies on this machine, and how many demonstrations there are, is no part of it.
+    """
+    found = {}
+    for task in results["results"]:
+        config = results["configs"].get(task) or {"tasks": results.get("group_subtasks", {}).get(task)}
+        said = {key: value for key, value in config.items() if key not in NOT_THE_TASK}
+        words = json.dumps(said, sort_keys=True, default=lambda value: getattr(value, "__qualname__", str(value)))
+        found[task] = f"{results['versions'].get(task)} {hashlib.sha256(words.encode()).hexdigest()[:8]}"
+    return found
 
 
 def harness_items(results: Mapping[str, Any], tasks: Mapping[str, "Task"]) -> list[dict[str, Any]]:

@@ -1,182 +1,64 @@
-"""Find lm-eval tasks by name without indexing the 14,000 that it ships, and give the local ones their data.
+"""Load lm-eval tasks and groups, without an index of all that it ships, and refuse those whose scores say nothing."""
 
-A task of configs/tasks reads the stage's data artifact. Every other name is looked up among lm-eval's own files. For
-each task a small YAML is written that includes the file found and adds what is known only now: the rows, the splits.
-"""
-
-import os
-import re
-import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from toolkit.data.splits import open_data
-from toolkit.lookup import unknown
+from toolkit.evaluation.join import Join, Source, input_name
 
 if TYPE_CHECKING:
+    from lm_eval.api.group import Group
     from lm_eval.api.task import Task
-
-OWN = Path(__file__).parents[2] / "configs" / "tasks"
-NAMED = re.compile(rb"""^["']?task["']?:[ \t]*["']?([^\s"'#\[\]]+)""", re.M)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
-    """Where the rows of local tasks are: a data artifact, and splits to take instead of those the task file names.
+class Loaded:
+    """Tasks and groups by name; those of a group stand among the tasks too."""
 
-    repo: the repository of the Hub that `data` is a download of; lm-eval's own tasks read it then in the Hub's place.
-    """
-
-    data: Path | None = None
-    repo: str | None = None
-    split: str | None = None
-    shots_split: str | None = None
+    tasks: "Mapping[str, Task]"
+    groups: "Mapping[str, Group]"
 
 
-def own() -> dict[str, Path]:
-    """Name -> file of the tasks in configs/tasks; the file has the task's name."""
-    return {path.stem: path for path in sorted(OWN.glob("*.yaml"))}
-
-
-def shipped(name: str) -> Path | None:
-    """The file in lm-eval that defines task `name`, None if there is none.
-
-    Folders that carry the start of the name come first: the whole tree is 14,000 files, slow on a shared file system.
-    """
-    root = _root()
-    words = name.split("_")
-    for end in range(len(words), 0, -1):
-        folder = root / "_".join(words[:end])
-        if folder.is_dir():
-            for path in _files(folder):
-                if _task_of(path) == name:
-                    return path
-    return _shipped().get(name)
-
-
-@cache
-def _shipped() -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in _files(_root()):
-        name = _task_of(path)
-        if name is not None:
-            found.setdefault(name, path)
-    return found
-
-
-def _root() -> Path:
-    spec = find_spec("lm_eval")
-    assert spec is not None and spec.submodule_search_locations
-    return Path(spec.submodule_search_locations[0]) / "tasks"
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    return iter(sorted(folder.rglob("*.yaml")))
-
-
-def _task_of(path: Path) -> str | None:
-    match = NAMED.search(path.read_bytes())
-    return match[1].decode() if match else None
-
-
-def load(names: Sequence[str], source: Source, shots: int, seed: int, folder: Path) -> dict[str, "Task"]:
-    """Tasks ready for `lm_eval.evaluator.evaluate`, by name, with `shots` demonstrations each drawn by `seed`.
+def load(names: Sequence[str], source: Source, shots: int, seed: int, folder: Path) -> Loaded:
+    """Tasks ready for `lm_eval.evaluator.evaluate`, with `shots` demonstrations each drawn by `seed`.
 
     folder: where the files that join a task and its data are written.
 
     Raises:
-        ValueError: an unknown task, a data set, split or column that is not there, demonstrations that would be
-            rows which are scored, or gold answers that are all the same.
+        ValueError: an unknown task, a data set, split or column that is not there, data that no task reads,
+            demonstrations that would be rows which are scored, or gold answers that are all the same.
     """
-    from lm_eval.tasks import TaskManager
-
     folder.mkdir(parents=True, exist_ok=True)
-    files = {name: _join(name, source, shots, folder) for name in names}
-    manager = TaskManager(include_defaults=False)
+    join = Join(source, shots, folder)
+    files = {name: join(name) for name in names}
+    idle = sorted(set(source.data) - join.read)
+    if idle:
+        raise ValueError(f"no task reads the input {input_name(idle[0])!r}; leave it out, or name its task in 'tasks'")
     tasks: dict[str, Task] = {}
-    for name, path in files.items():
-        task = _build(manager, name, path)
+    groups: dict[str, Group] = {}
+    for name, (path, index) in files.items():
+        found = _build(name, path, index)
+        twice = sorted(found["tasks"].keys() & tasks.keys())
+        if twice:
+            raise ValueError(f"task {twice[0]!r} is named twice in 'tasks', once as part of a group: keep one")
+        tasks |= found["tasks"]
+        groups |= found["groups"]
+    for name, task in tasks.items():
         _set_shots(task, name, shots, seed)
         if task.config.process_results is None:  # a task with its own scoring may leave the gold answer empty
             refuse_single_class(name, _golds(task))
-        tasks[name] = task
-    return tasks
+    return Loaded(tasks=tasks, groups=groups)
 
 
-def _join(name: str, source: Source, shots: int, folder: Path) -> Path:
-    """Write the YAML that includes the file of task `name` and fills in its data; returns its path."""
-    mine = own().get(name)
-    if source.repo is not None:
-        joined = _downloaded(name, source)
-    elif mine is not None and source.data is not None:
-        joined = {"include": str(mine), "task": name, **_local(name, mine, source, shots)}
-    else:
-        path = shipped(name)
-        if path is None and mine is not None:
-            raise ValueError(f"task {name!r} scores the rows of the input 'data', and this stage has no such input")
-        if path is None:
-            message = unknown("task", name, {*own(), *_near(name)})
-            raise ValueError(f"{message} (those of configs/tasks, and the nearest of lm-eval's {len(_shipped())})")
-        joined = {"include": str(path), "task": name}
-    target = folder / f"{name}.yaml"
-    part = folder / f".{name}.{uuid.uuid4().hex}.part"
-    part.write_text(yaml.safe_dump(joined))
-    os.replace(part, target)
-    return target
+def _build(name: str, path: Path, index: Path | None) -> Mapping[str, Any]:
+    from lm_eval.tasks import TaskManager
 
-
-def _downloaded(name: str, source: Source) -> dict[str, Any]:
-    """What lm-eval's own task gets where its data set was downloaded: the folder, at the commit of the study."""
-    from lm_eval.tasks._yaml_loader import load_yaml
-
-    path = shipped(name)
-    wanted = load_yaml(path, resolve_func=False).get("dataset_path") if path is not None else None
-    if wanted != source.repo:
-        reads = f"reads {wanted}" if wanted else "is none of lm-eval's own"
-        raise ValueError(
-            f"task {name!r} {reads}, and the input 'data' is a download of {source.repo}: give the task its own data"
-        )
-    splits = {"test_split": source.split, "fewshot_split": source.shots_split}
-    chosen = {key: split for key, split in splits.items() if split is not None}
-    return {"include": str(path), "task": name, "dataset_path": str(source.data), **chosen}
-
-
-def _near(name: str) -> list[str]:
-    import difflib
-
-    return difflib.get_close_matches(name, _shipped(), n=3, cutoff=0.8)
-
-
-def _local(name: str, path: Path, source: Source, shots: int) -> dict[str, Any]:
-    """What a task of configs/tasks gets from the stage: the folder, the splits; checked against the rows there are."""
-    from lm_eval.tasks._yaml_loader import load_yaml
-
-    assert source.data is not None
-    config, data = load_yaml(path, resolve_func=False), open_data(source.data)
-    splits = {"test_split": source.split or config["test_split"]}
-    # lm-eval reads the demonstrations' split even when it takes none from it: leave it out where there need not be one.
-    splits["fewshot_split"] = (source.shots_split or config["fewshot_split"]) if shots else None
-    for split in filter(None, splits.values()):
-        if split not in data:
-            raise ValueError(f"task {name!r}, data {source.data}: {unknown('split', split, data)}")
-        missing = [c for c in config["metadata"]["columns"] if c not in data[split].column_names]
-        if missing:
-            raise ValueError(
-                f"task {name!r} needs a column {missing[0]!r}, and split {split!r} of {source.data} has "
-                f"{sorted(data[split].column_names)}"
-            )
-    return {"dataset_kwargs": {"folder": str(source.data)}, **splits}
-
-
-def _build(manager: Any, name: str, path: Path) -> "Task":
+    # A group is found by its name, among the tasks that it names; a single task needs no index.
+    folders: list[str | Path] = [str(index), str(path.parent)] if index else []
+    manager = TaskManager(include_path=folders or None, include_defaults=False)
     try:
-        loaded = manager.load([str(path)])["tasks"]
+        return manager.load([name if index else str(path)])
     except (OSError, RuntimeError, ValueError) as error:
         if isinstance(error, ValueError) and "Couldn't find cache" not in str(error):
             raise
@@ -185,8 +67,6 @@ def _build(manager: Any, name: str, path: Path) -> "Task":
             f"the data of task {name!r} cannot be read ({type(error).__name__}: {error}); where it is not on this "
             "machine, download it with network first, or leave the task out"
         ) from error
-    task: Task = loaded[name]
-    return task
 
 
 def _set_shots(task: "Task", name: str, shots: int, seed: int) -> None:

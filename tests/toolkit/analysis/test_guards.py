@@ -87,6 +87,28 @@ def test_two_versions_of_a_harness_are_refused(own_study: FakeStudy) -> None:
     one_harness(others)
 
 
+def test_two_versions_of_a_task_are_refused(own_study: FakeStudy) -> None:
+    """Rows that do not tell the version, which were written before there was one, do not count as another."""
+    scored = [c for c in own_study.cells if c.stage == "scores" and own_study.states[c.fingerprint].state == "done"]
+    assert len(scored) > 3
+    for version, cell in zip(("1.0 aaaaaaaa", None, *["1.0 bbbbbbbb"] * len(scored)), scored):
+        folder = own_study.folders[cell.fingerprint]
+        record = folder / "artifact.json"
+        record.write_text(
+            record.read_text()
+            .replace('"torch"', '"lm_eval": "0.4.13", "torch"')
+            .replace('"spec": {', '"spec": {"tasks": ["piqa"], ')
+        )
+        rows = pq.read_table(folder / "rows.parquet")
+        told = [version if task == "piqa" else "2.0 cccccccc" for task in rows["task"].to_pylist()]
+        pq.write_table(rows.append_column("version", pa.array(told, pa.string())), folder / "rows.parquet")
+    table = measure(**own_study.arguments())
+    with pytest.raises(ValueError, match=r"'acc' of task 'piqa' .*lm_eval 0.4.13, task 1.0 aaaaaaaa and by .*bbbbbbbb"):
+        one_harness(table)
+    one_harness(table.filter(pa.compute.not_equal(table["fingerprint"], scored[0].fingerprint[:12])))
+    one_harness(table.filter(pa.compute.not_equal(table["task"].cast(pa.string()), "piqa")))
+
+
 ITEMS = pa.Table.from_pylist(
     [
         {"task": t, "doc_id": i, "filter": "none", "gold": g, "correct": g == "a", "loglikelihoods": ll, "f1": 0.1 * i}

@@ -17,9 +17,11 @@ from lm_eval.tasks import TaskManager
 
 from tests.toolkit.generation.tiny import Tiny
 from toolkit.evaluation import rows
-from toolkit.evaluation.harness import evaluate
-from toolkit.evaluation.tasks import shipped
-from toolkit.generation.models import load
+from toolkit.evaluation.answers import Answers
+from toolkit.evaluation.harness import Model, Watch, evaluate
+from toolkit.evaluation.names import shipped
+from toolkit.evaluation.tasks import Loaded
+from toolkit.stage import Resources
 
 DATA: dict[str, list[dict[str, Any]]] = {
     "winogrande": [
@@ -50,16 +52,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(tiny: Tiny, folder: Path) -> tuple[dict[str, Any], dict[str, Task], dict[str, Any]]:
+def run(
+    tiny: Tiny, folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, Any], dict[str, Task], dict[str, Any]]:
     """Our results, the tasks, and those of lm-eval's own entry point."""
     manager = TaskManager(include_path=str(folder), include_defaults=False)
     tasks = manager.load(list(DATA))["tasks"]
     for task in tasks.values():
         task.set_fewshot_seed(seed=1234)
     told: list[tuple[int, int]] = []
-    model, tokenizer = load(tiny.model.path, "auto", 1)
-    ours = evaluate(model, tokenizer, tasks, batch=4, report=lambda done, total: told.append((done, total)))
-    assert told[-1][0] == told[-1][1] and [done for done, _ in told] == list(range(1, len(told) + 1))
+    watch = Watch(report=lambda done, total: told.append((done, total)), stop=lambda: False)
+    answers = Answers(tmp_path_factory.mktemp("answers"))
+    loaded = Loaded(tasks=tasks, groups={})
+    ours = evaluate(Model(folder=tiny.model.path), loaded, answers, Resources(micro_batch=4), watch)
+    assert told[-1][0] == told[-1][1] and [done for done, _ in told] == sorted({done for done, _ in told})
     arguments = {"pretrained": str(tiny.model.path)}
     manager = TaskManager(include_path=str(folder), include_defaults=False)
     theirs = simple_evaluate("hf", arguments, tasks=list(DATA), task_manager=manager, batch_size=4, device="cpu")

@@ -1,6 +1,7 @@
 """Tasks are found by name, joined with local data, and refused where their score would mean nothing."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +10,23 @@ import yaml
 from lm_eval.api.task import Task
 
 from tests.toolkit.generation.tiny import NAMES, Tiny, people, save
-from toolkit.evaluation import tasks
-from toolkit.evaluation.tasks import Source, own, refuse_single_class, shipped
+from toolkit.evaluation import names, tasks
+from toolkit.evaluation.join import Given, Source
+from toolkit.evaluation.names import OWN, own, shipped
+from toolkit.evaluation.tasks import refuse_single_class
 
 
-def load(name: str, data: Path | None, folder: Path, shots: int = 0, **splits: Any) -> Task:
-    return tasks.load([name], Source(data=data, **splits), shots, 1234, folder)[name]
+def load(name: str, data: Path | None, folder: Path, shots: int = 0, repo: str | None = None, **chosen: Any) -> Task:
+    given = {"": Given(path=data, repo=repo)} if data is not None else {}
+    return tasks.load([name], Source(data=given, **chosen), shots, 1234, folder).tasks[name]
 
 
 def test_own_tasks_carry_the_name_of_their_file() -> None:
     assert {"bios_qa", "bios_qa_cloze", "piqa", "multiple_choice", "instructions", "instructions_likelihood"} <= set(
         own()
     )
-    for name, path in own().items():
-        assert f"\ntask: {name}\n" in "\n" + path.read_text()
+    for path in OWN.glob("*.yaml"):
+        assert re.search(rf"^(task|group): {path.stem}$", path.read_text(), re.M)
 
 
 @pytest.mark.parametrize("name", ["sciq", "arc_easy", "gsm8k", "mmlu_anatomy", "hellaswag", "winogrande", "boolq"])
@@ -62,10 +66,10 @@ def test_a_downloaded_data_set_is_the_tasks_own_or_refused(tmp_path: Path) -> No
     task = load("sciq", folder, tmp_path / "joined", repo="allenai/sciq", split="validation")
     assert task.eval_docs[0]["correct_answer"] == "validation 0"
     with pytest.raises(
-        ValueError, match="task 'hellaswag' reads Rowan/hellaswag, and the input 'data' is a download of"
+        ValueError, match=r"'hellaswag' reads Rowan/hellaswag, and this stage has data \(a download of all"
     ):
         load("hellaswag", folder, tmp_path / "joined", repo="allenai/sciq")
-    with pytest.raises(ValueError, match="task 'bios_qa' is none of lm-eval's own"):
+    with pytest.raises(ValueError, match="'bios_qa' scores the rows .* no such input \\(it has data \\(a download of"):
         load("bios_qa", folder, tmp_path / "joined", repo="allenai/sciq")
 
 
@@ -110,8 +114,8 @@ def test_built_in_tasks_that_would_do_so_are_refused(tiny: Tiny, tmp_path: Path,
     root = tmp_path / "lm_eval" / "tasks" / "mine"
     root.mkdir(parents=True)
     (tmp_path / "own").mkdir()
-    (tmp_path / "own" / "multiple_choice.yaml").write_text(own()["multiple_choice"].read_text())
-    monkeypatch.setattr(tasks, "_root", lambda: root.parent)
+    (tmp_path / "own" / "multiple_choice.yaml").write_text(own()["multiple_choice"].file.read_text())
+    monkeypatch.setattr(names, "root", lambda: root.parent)
     file()
     assert load("mine", None, tmp_path / "state")
     with pytest.raises(ValueError, match="'mine' would take its demonstrations from 'validation'"):
