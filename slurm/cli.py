@@ -11,7 +11,7 @@ import sys
 import typer
 from rich.markup import escape
 
-from slurm import analysis, answers, cancel, commands, doctor, hub, upkeep, usage
+from slurm import analysis, answers, cancel, commands, data, doctor, hub, upkeep, usage
 from slurm.terminal import INTERRUPTED, err
 from toolkit.failures import POLICY, Failure, classify
 
@@ -29,6 +29,7 @@ for command in (
     hub.revisions, hub.lock, hub.prefetch,
 ):  # fmt: skip
     app.command()(command)
+app.add_typer(data.app)
 
 
 def main() -> None:

@@ -126,6 +126,26 @@ def fill(
     return metrics
 
 
+def peek(dataset: str, path: Path, split: str, template: str, count: int) -> list[Row]:
+    """The first rows of a split ("": the first there is) in a template, for a look at them.
+
+    Raises:
+        ValueError: no such split or template, or rows that cannot be read.
+    """
+    module = find(PACKAGE, dataset, "dataset")
+    templates = formats.chosen(module.ABOUT.templates, [template])
+    source = find_splits(path, module.ABOUT.config, None)
+    name = split or next(iter(source))
+    if name not in source:
+        raise ValueError(f"{path}: {unknown('split', name, source)}")
+    found = islice(_labelled(source[name], module.row), count)
+    return [
+        {**row, **vars(formats.render(kind, row)), "template": name}
+        for row in found
+        for name, kind in templates.items()
+    ]
+
+
 def _complete(row: Row) -> Row | None:
     """A row with its gold answer; None where that was not published."""
     found = {"choices": [], "gold_index": -1, **row}

@@ -1,4 +1,9 @@
-"""Prompt and completion into token ids and labels, with exactly the prompt's ids that generation will see."""
+"""Prompt and completion into token ids and labels, with exactly the prompt's ids that generation will see.
+
+What has a loss is the completion and its end token, and nothing else: no newline that a chat template puts after it, no
+part of the prompt that merges with it. What cannot be told apart is refused: a prompt that ends in a space (tokenizers
+put it into the completion's first token), a text that begins with two begin-of-text tokens.
+"""
 
 import json
 import uuid
@@ -80,6 +85,22 @@ def _cut(pairs: list[Pair], max_length: int, counts: dict[str, int]) -> tuple[li
     return ids, labels
 
 
+def check_context(longest: int, model: Path) -> None:
+    """The longest row against the positions that the model in a folder has.
+
+    Raises:
+        ValueError: it has more tokens.
+    """
+    from toolkit.checkpoints.check import read_config
+
+    limit = getattr(read_config(model).get_text_config(), "max_position_embeddings", None)
+    if limit is not None and longest > limit:
+        raise ValueError(
+            f"the longest row has {longest} tokens and the model {limit} positions: set max_length to at most {limit}, "
+            "which cuts what is beyond and counts it"
+        )
+
+
 def renderer(tokenizer: "PreTrainedTokenizerBase", template: str) -> Callable[[dict[str, Any]], list[Pair]]:
     """What makes a batch of `prompt` and `completion` the ids of each (or ValueError: not text, no chat template)."""
     if template == "chat" and tokenizer.chat_template is None:
@@ -97,6 +118,11 @@ def renderer(tokenizer: "PreTrainedTokenizerBase", template: str) -> Callable[[d
 
 
 def _plain(tokenizer: "PreTrainedTokenizerBase", prompt: str, completion: str) -> Pair:
+    if prompt.endswith(" "):
+        raise ValueError(
+            f"the prompt {prompt[-60:]!r} ends in a space, and models that are tuned on such prompts answer with "
+            "nothing: let the completion begin with the space (prepare does, `dataset: instructions`)"
+        )
     if not completion:
         return _ids(tokenizer, prompt, special=True), []
     return _split(tokenizer, prompt, prompt + completion, completion, special=True)
@@ -113,18 +139,34 @@ def _chat(tokenizer: "PreTrainedTokenizerBase", prompt: str, completion: str) ->
             "the chat template does not put the assistant's turn after the generation prompt, so the completion cannot"
             f" be told from the prompt: prompt {head[-60:]!r}, whole {whole[:200]!r}"
         )
-    return _split(tokenizer, head, whole, whole[len(head) :], special=False)
+    rest = whole[len(head) :].rstrip()  # a newline after the end of the turn is nothing that the model should say
+    return _split(tokenizer, head, head + rest, rest, special=False)
 
 
 def _split(tokenizer: "PreTrainedTokenizerBase", head: str, whole: str, rest: str, *, special: bool) -> Pair:
     """Ids of the prompt and of what follows. Tokenised as one where that leaves the prompt's ids alone, else in two."""
     prompt, both = _ids(tokenizer, head, special=special), _ids(tokenizer, whole, special=special)
-    if both[: len(prompt)] == prompt:
-        completion = both[len(prompt) :]
-    else:
-        completion = _ids(tokenizer, rest, special=False)
+    bos = tokenizer.bos_token_id
+    if bos is not None and bos != tokenizer.eos_token_id and both[:2] == [bos, bos]:
+        raise ValueError(
+            f"the text begins with two {tokenizer.bos_token}, one of the tokenizer and one of the "
+            f"{'prompt' if special else 'chat template'}: take it out there; {whole[:80]!r}"
+        )
+    completion = both[len(prompt) :] if both[: len(prompt)] == prompt else _alone(tokenizer, rest)
     eos = tokenizer.eos_token_id
-    return prompt, completion if eos in completion else [*completion, eos]
+    return prompt, completion if completion and completion[-1] == eos else [*completion, eos]
+
+
+def _alone(tokenizer: "PreTrainedTokenizerBase", rest: str) -> list[int]:
+    """The ids of a text that goes on, where it cannot be tokenised together with what is before it.
+
+    Hazard: tokenizers of the SentencePiece kind put a space before a text. After a newline they do not.
+    """
+    for before in ("\n", "."):
+        start, both = _ids(tokenizer, before, special=False), _ids(tokenizer, before + rest, special=False)
+        if both[: len(start)] == start and tokenizer.decode(both)[len(tokenizer.decode(start)) :] == rest:
+            return both[len(start) :]
+    return _ids(tokenizer, rest, special=False)
 
 
 def _ids(tokenizer: "PreTrainedTokenizerBase", text: str, *, special: bool) -> list[int]:

@@ -85,7 +85,7 @@ def test_empty_answers_are_refused_or_counted(make, tmp_path):
     with pytest.raises(ValueError, match=r"rows\.jsonl:10: the answer is empty.*drop_empty: true"):
         make("instructions", inputs)
     metrics = make("instructions", inputs, drop_empty=True).record["metrics"]
-    assert metrics == {"rows_read": 10, "rows_dropped": 1, "rows_train": 8, "rows_heldout": 1}
+    assert metrics == {"rows_read": 10, "rows_dropped": 1, "spaces_moved": 0, "rows_train": 8, "rows_heldout": 1}
 
 
 @pytest.mark.parametrize(

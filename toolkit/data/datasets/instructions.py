@@ -1,9 +1,11 @@
 """Instruction data from JSON: splits `train`, `validation` and `heldout` with `prompt`, `completion` and `gold`.
 
 A row is instruction / input / output, prompt / completion (taken as it is), or messages (a conversation whose last turn
-is the assistant's). `gold` is the completion without the space around it.
+is the assistant's). `gold` is the completion without the space around it. A space at the end of a prompt is moved to
+the beginning of the completion: the text is the same, and tuned models answer prompts that end in one with nothing.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,23 +52,27 @@ class Inputs:
 
 
 def fill(spec: Spec, inputs: Inputs, splits: Splits, ctx: Context) -> dict[str, Any]:
-    """Metrics: rows read and rows dropped for want of an answer."""
+    """Metrics: rows read, rows dropped for want of an answer, and rows whose prompt ended in a space."""
     path = inputs.files.path
     found = files.find_files(path, files.LINES + files.WHOLE)
-    total = sum(1 for _ in _rows(spec, found))
+    moved: Counter[str] = Counter()
+    total = sum(1 for _ in _rows(spec, found, moved))
     read = total if not spec.drop_empty else sum(1 for member in found for _ in files.read_rows(member))
     shares = {"validation": spec.validation_fraction, "heldout": spec.heldout_fraction}
-    add_rows(splits, _rows(spec, found), divide(total, "train", shares, spec.seed, str(path)), "row", ctx)
-    return {"rows_read": read, "rows_dropped": read - total}
+    add_rows(splits, _rows(spec, found, Counter()), divide(total, "train", shares, spec.seed, str(path)), "row", ctx)
+    return {"rows_read": read, "rows_dropped": read - total, "spaces_moved": moved.total()}
 
 
-def _rows(spec: Spec, found: list[Path]) -> Iterator[dict[str, Any]]:
-    """The rows that have an answer."""
+def _rows(spec: Spec, found: list[Path], moved: Counter[str]) -> Iterator[dict[str, Any]]:
+    """The rows that have an answer; counts the files' rows whose prompt ended in a space."""
     for path in found:
         for place, row in files.read_rows(path):
             prompt, completion = render(row, place, spec.template)
             if completion.strip():
                 kept = {name: _kept(row, name, place) for name in spec.keep}
+                spaces = len(prompt) - len(prompt.rstrip(" "))
+                moved[str(path)] += spaces > 0
+                prompt, completion = prompt.rstrip(" "), " " * spaces + completion
                 yield {"prompt": prompt, "completion": completion, "gold": completion.strip(), **kept}
             elif not spec.drop_empty:
                 raise ValueError(f"{place}: the answer is empty: {files.show(row)}; drop_empty: true leaves it out")

@@ -86,7 +86,7 @@ def tune(spec: Spec, inputs: Inputs, out: Path, ctx: Context, wrap: Callable[[An
     from toolkit.checkpoints.folders import load_tokenizer
     from toolkit.data.splits import open_split
     from toolkit.training.engine import Run, settle, train
-    from toolkit.training.turns import tokenise
+    from toolkit.training.turns import check_context, tokenise
 
     settle()
     source = inputs.model.path
@@ -94,6 +94,7 @@ def tune(spec: Spec, inputs: Inputs, out: Path, ctx: Context, wrap: Callable[[An
     tokenizer = load_tokenizer(source)
     data = open_split(inputs.data.path, spec.split, ["prompt", "completion"])
     rows, counts = tokenise(data, tokenizer, spec.template, spec.max_length, ctx.state)
+    check_context(counts["longest"], source)
     if spec.packing:
         rows = _pack(rows, spec.max_length)
     plan = Run(
