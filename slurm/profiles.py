@@ -226,7 +226,7 @@ class Fit:
         """What an attempt is given: one rank a GPU and all CPUs, where nobody said otherwise."""
         asked = self.request
         processes = asked.processes or max(1, self.shape.gpus)
-        chosen = {key: getattr(asked, key) for key in ("zero", "micro_batch")}
+        chosen = {key: getattr(asked, key) for key in ("zero", "micro_batch", "vllm")}
         return Resources(
             processes=processes,
             threads=asked.threads or max(1, self.shape.cpus // processes),

@@ -40,7 +40,7 @@ class Request:
     nodes: that run the stage together. gpus, cpus, memory (GB): of each node. hours: that it may take. processes: ranks
     on a node; one a GPU by default. threads: CPU threads of each rank. zero: DeepSpeed ZeRO stage 0-3; no DeepSpeed by
     default. micro_batch: sequences that a rank processes at once; found by default. batch_tokens: tokens of a batch at
-    inference.
+    inference. vllm: the python of the environment that has vLLM, for the stages whose engine it is.
     """
 
     nodes: int | None = None
@@ -53,9 +53,12 @@ class Request:
     zero: int | None = None
     micro_batch: int | None = None
     batch_tokens: int | None = None
+    vllm: str | None = None
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
+            if name == "vllm":
+                continue
             least = 0 if name in ("gpus", "zero") else 1
             if value is not None and (value < least or (name in ("memory", "hours") and value <= 0)):
                 raise ValueError(f"{name} is {value!r}: it must be {'0 or more' if least == 0 else 'above 0'}")
@@ -71,6 +74,7 @@ class Resources:
     zero: int | None = None
     micro_batch: int | None = None
     batch_tokens: int = 16384
+    vllm: str | None = None
     halvings: int = 0
 
 
