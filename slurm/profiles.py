@@ -226,7 +226,7 @@ class Fit:
         """What an attempt is given: one rank a GPU and all CPUs, where nobody said otherwise."""
         asked = self.request
         processes = asked.processes or max(1, self.shape.gpus)
-        chosen = {key: getattr(asked, key) for key in ("zero", "offload", "micro_batch", "tracking")}
+        chosen = {key: getattr(asked, key) for key in ("zero", "offload", "micro_batch", "tracking", "vllm")}
         return Resources(
             processes=processes,
             threads=asked.threads or max(1, self.shape.cpus // processes),

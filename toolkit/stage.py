@@ -65,6 +65,7 @@ class Request:
     default. offload: `cpu` keeps what ZeRO cuts up in the node's memory. gradient_checkpointing: compute activations
     again instead of keeping them. micro_batch: sequences that a rank processes at once; found by default. batch_tokens:
     tokens of a batch at inference. tracking: `tensorboard` or `wandb` (offline) also hears of every training step.
+    vllm: the python of the environment that has vLLM, for the stages whose engine it is.
     """
 
     nodes: int | None = None
@@ -80,6 +81,7 @@ class Request:
     micro_batch: int | None = None
     batch_tokens: int | None = None
     tracking: Literal["tensorboard", "wandb"] | None = None
+    vllm: str | None = None
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -103,6 +105,7 @@ class Resources:
     micro_batch: int | None = None
     batch_tokens: int = 16384
     tracking: str | None = None
+    vllm: str | None = None
     halvings: int = 0
 
 

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -65,35 +66,38 @@ def test_progress_is_told(tiny: Tiny, tmp_path: Path) -> None:
     assert '"step": 12' in told and '"total": 12' in told and "tokens_per_second" in told
 
 
-def test_sigkill_in_the_middle_and_again(tiny: Tiny, tmp_path: Path) -> None:
-    rows = [{"prompt": f"Who {i}?", "gold": str(i % 7)} for i in range(700)]
+def test_killed_twenty_times_it_gives_the_same_file(tiny: Tiny, tmp_path: Path) -> None:
+    """At random moments: while it loads, in a batch, while a shard is written; with one process and with two in turn."""
+    rows = [{"prompt": f"Who {i}?" + " Who?" * (i % 3), "gold": str(i % 7)} for i in range(600)]
     data = save(tmp_path / "many", heldout=rows)
-    fields = {"temperature": 1.0, "max_new_tokens": 100, "batch_tokens": 3000, "data": data}
+    fields = {"temperature": 1.0, "max_new_tokens": 90, "batch_tokens": 500, "data": data}
     undisturbed = go(tiny, tmp_path / "whole", **fields)[0].read_bytes()
-    state = tmp_path / "killed" / "state"
-    for attempt in range(2):
+    state, rng, done = tmp_path / "killed" / "state", random.Random(0), [0]
+    for attempt in range(20):
         child = multiprocessing.get_context("fork").Process(
-            target=_run_in, args=(tiny, state, tmp_path, attempt, fields)
+            target=_run_in, args=(tiny, state, tmp_path, attempt, fields, 1 + attempt % 2)
         )
         child.start()
-        deadline = time.monotonic() + 60
-        while len(list(state.glob("shards/*.parquet"))) <= attempt and time.monotonic() < deadline and child.is_alive():
-            time.sleep(0.005)
-        assert child.is_alive(), "finished before it could be killed"
-        assert child.pid is not None
+        wanted, deadline = done[-1] + attempt % 3, time.monotonic() + 60
+        while len(list(state.glob("shards/*.parquet"))) < wanted and child.is_alive() and time.monotonic() < deadline:
+            time.sleep(0.003)
+        time.sleep(rng.uniform(0, 0.05))
+        assert child.is_alive() and child.pid is not None, "finished before it could be killed"
         os.kill(child.pid, signal.SIGKILL)
         child.join()
-    done = len(list(state.glob("shards/*.parquet")))
-    assert 2 <= done
-    assert _run_in(tiny, state, tmp_path, 9, fields).read_bytes() == undisturbed
+        done.append(len(list(state.glob("shards/*.parquet"))))
+    assert done == sorted(done) and len(set(done)) > 5, f"attempts did not go on where the last one was: {done}"
+    assert _run_in(tiny, state, tmp_path, 99, fields, 1).read_bytes() == undisturbed
 
 
-def _run_in(tiny: Tiny, state: Path, folder: Path, attempt: int, fields: dict[str, Any]) -> Path:
+def _run_in(
+    tiny: Tiny, state: Path, folder: Path, attempt: int, fields: dict[str, Any], processes: int
+) -> Path:  # fmt: skip
     out = folder / f"attempt{attempt}"
     out.mkdir()
     spec = Spec(recipe="predict", split="heldout", temperature=1.0, max_new_tokens=fields["max_new_tokens"])
     inputs = Inputs(model=tiny.model, data=fields["data"])
-    generate.run(spec, inputs, out, context(state, batch_tokens=fields["batch_tokens"]))
+    generate.run(spec, inputs, out, context(state, batch_tokens=fields["batch_tokens"], processes=processes))
     return out / "predictions.parquet"
 
 
@@ -111,6 +115,19 @@ def test_overlong_prompts(tiny: Tiny, tmp_path: Path) -> None:
         go(tiny, tmp_path / "a", max_new_tokens=118)
     _, metrics = go(tiny, tmp_path / "b", max_new_tokens=118, overlong="truncate", limit=3)
     assert metrics["truncated_prompts"] == 1 and metrics["prompt_tokens"] <= 30
+
+
+@pytest.mark.parametrize("what", ["keep", "strip", "refuse"])
+def test_prompts_that_end_in_a_space(tiny: Tiny, tmp_path: Path, what: str) -> None:
+    data = save(tmp_path / "data", heldout=[{"prompt": p, "gold": "x"} for p in ("Who? ", "Who?", "What ", "Who? ")])
+    if what == "refuse":
+        with pytest.raises(ValueError, match="3 prompts end in a space, the first is row 0: 'Who. '.*strip"):
+            go(tiny, tmp_path, data=data, trailing_space=what)
+        return
+    path, metrics = go(tiny, tmp_path, data=data, trailing_space=what)
+    assert metrics["prompts_ending_in_space"] == 3
+    answers = pq.read_table(path)["prediction"].to_pylist()
+    assert answers[0] == answers[3] and (answers[0] == answers[1]) == (what == "strip")
 
 
 @pytest.mark.parametrize(

@@ -16,20 +16,23 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from toolkit.generation.models import device_of, end_tokens, padding_matters
+from toolkit.generation.models import device_of, padding_matters
 from toolkit.generation.rows import Row
 from toolkit.generation.sampling import RowSampler, StopText, uniforms
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
-    """How tokens are chosen: temperature 0 is greedy; `stop` are strings that end an answer and are not part of it."""
+    """How tokens are chosen: temperature 0 is greedy. `stop` are strings that end an answer and are not part of it,
+    unless `keep_stop`; `ends` are ids that end it."""
 
     max_new_tokens: int
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
     stop: tuple[str, ...] = ()
+    keep_stop: bool = False
+    ends: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,19 +61,30 @@ def batches(rows: Sequence[Row], budget: int, new_tokens: int) -> list[list[Row]
     return found
 
 
+def pad(batch: Sequence[Row], filler: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids, filled up on the left, and the mask of those that are a row's own; both [rows, longest row]."""
+    width = max(len(row.tokens) for row in batch)
+    ids = torch.full((len(batch), width), filler, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for i, row in enumerate(batch):
+        ids[i, width - len(row.tokens) :] = torch.tensor(row.tokens)
+        mask[i, width - len(row.tokens) :] = 1
+    return ids, mask
+
+
 class Engine:
     """A model and its tokenizer, ready to answer batches with one way of decoding."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, decoding: Decoding) -> None:
         self.model, self.tokenizer, self.decoding = model, tokenizer, decoding
-        self.ends = end_tokens(model, tokenizer)
-        self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else next(iter(self.ends), 0)
+        ends = sorted(decoding.ends)
+        self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else next(iter(ends), 0)
         # generate() would fill what is left open from the model's own defaults (sampling, penalties).
         model.generation_config = GenerationConfig()
         self.settings = GenerationConfig(
             max_new_tokens=decoding.max_new_tokens,
             do_sample=False,
-            eos_token_id=self.ends or None,
+            eos_token_id=ends or None,
             pad_token_id=self.pad,
         )
 
@@ -82,12 +96,9 @@ class Engine:
             alike = [self.answer([row for row in batch if len(row.tokens) == length]) for length in sorted(lengths)]
             found = {answer.id: answer for answers in alike for answer in answers}
             return [found[row.id] for row in batch]
-        how, width = self.decoding, max(len(row.tokens) for row in batch)
-        ids = torch.full((len(batch), width), self.pad, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for i, row in enumerate(batch):
-            ids[i, width - len(row.tokens) :] = torch.tensor(row.tokens)
-            mask[i, width - len(row.tokens) :] = 1
+        how = self.decoding
+        ids, mask = pad(batch, self.pad)
+        width = ids.shape[1]
         choose = LogitsProcessorList()
         if how.temperature > 0:
             numbers = uniforms(how.seed, [row.id for row in batch], how.max_new_tokens)
@@ -102,13 +113,18 @@ class Engine:
             stopping_criteria=StoppingCriteriaList([stopper] if stopper else []),
         )
         ended = stopper.ended if stopper else {}
-        return [self._read(row, out[i, width:].tolist(), ended.get(i)) for i, row in enumerate(batch)]
+        tokens = out[:, width:].tolist()
+        return [read(row, tokens[i], ended.get(i), self.tokenizer, how) for i, row in enumerate(batch)]
 
-    def _read(self, row: Row, tokens: list[int], stopped: int | None) -> Answer:
-        tokens = tokens[:stopped]
-        end = next((i for i, token in enumerate(tokens) if token in self.ends), None)
-        count = len(tokens) if end is None else end + 1
-        text = str(self.tokenizer.decode(tokens[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False))
-        for string in self.decoding.stop:
-            text = text.split(string)[0]
-        return Answer(id=row.id, text=text, tokens=count, ended=end is not None or stopped is not None)
+
+def read(row: Row, tokens: list[int], stopped: int | None, tokenizer: PreTrainedTokenizerBase, how: Decoding) -> Answer:
+    """The answer in what a model generated. stopped: how many tokens there were when a stop string was complete."""
+    tokens = tokens[:stopped]
+    end = next((i for i, token in enumerate(tokens) if token in how.ends), None)
+    count = len(tokens) if end is None else end + 1
+    text = str(tokenizer.decode(tokens[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False))
+    cuts = [(text.find(string), len(string)) for string in how.stop if string in text]
+    if cuts:
+        at, size = min(cuts)
+        text = text[: at + (size if how.keep_stop else 0)]
+    return Answer(id=row.id, text=text, tokens=count, ended=end is not None or stopped is not None)

@@ -3,24 +3,28 @@
 Loading is strict: transformers only warns about missing or unexpected keys and goes on with random weights.
 """
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from toolkit.checkpoints.folders import load_tokenizer
+from toolkit.checkpoints.check import read_config
+from toolkit.checkpoints.folders import GENERATION, load_tokenizer
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 DTYPES = {"auto": "auto", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
-def load(folder: Path, precision: Precision, threads: int) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
-    """The causal language model of `folder` in eval mode, on the first GPU if there is one, and its tokenizer.
+def load(
+    folder: Path, precision: Precision, threads: int, rank: int = 0, kind: str = "AutoModelForCausalLM"
+) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    """The model of `folder` in eval mode, on the GPU of this rank if there is one, and its tokenizer.
 
     precision: the type the weights are held and multiplied in; "auto" takes the one of config.json.
-    threads: CPU threads of torch, for the whole process.
+    threads: CPU threads of torch, for the whole process. kind: the class of transformers that reads it.
 
     Raises:
         ValueError: no model in the folder, weights that cannot be read or do not fit the architecture, a tokenizer
@@ -31,7 +35,7 @@ def load(folder: Path, precision: Precision, threads: int) -> "tuple[PreTrainedM
     torch.set_num_threads(threads)
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} holds no model: there is no config.json; give a model artifact or an HF folder")
-    model = _weights(folder, DTYPES[precision])
+    model = _weights(folder, DTYPES[precision], kind)
     if (folder / "adapter").is_dir():
         from toolkit.training.adapters import attach
 
@@ -43,19 +47,21 @@ def load(folder: Path, precision: Precision, threads: int) -> "tuple[PreTrainedM
             f"the tokenizer of {folder} has {len(tokenizer)} tokens and the model's embedding only {rows} rows; "
             "give the tokenizer that the model was trained with, or resize the embedding"
         )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model.to(device)  # type: ignore[arg-type]
-    return model.eval(), tokenizer
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    device = torch.device("cuda", rank % gpus) if gpus else torch.device("cpu")
+    module: Any = model
+    module.to(device)
+    return module.eval(), tokenizer
 
 
-def _weights(folder: Path, dtype: str) -> "PreTrainedModel":
+def _weights(folder: Path, dtype: str, kind: str) -> "PreTrainedModel":
+    import transformers
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, PreTrainedModel
+    from transformers import PreTrainedModel
 
+    reader: Any = getattr(transformers, kind)
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype=dtype, local_files_only=True, output_loading_info=True
-        )
+        loaded = reader.from_pretrained(str(folder), dtype=dtype, local_files_only=True, output_loading_info=True)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"the weights of {folder} cannot be read: {error}") from error
     model, info = loaded
@@ -68,10 +74,10 @@ def _weights(folder: Path, dtype: str) -> "PreTrainedModel":
     return model
 
 
-def context_length(model: "PreTrainedModel") -> int | None:
-    """Positions (tokens) the model was made for; None where its config sets no limit."""
-    config = model.config.get_text_config()
-    return getattr(config, "max_position_embeddings", None)
+def context_length(model: "PreTrainedModel | PreTrainedConfig") -> int | None:
+    """Positions (tokens) that a model, or the model of a config, was made for; None where it sets no limit."""
+    owner: Any = model
+    return getattr(getattr(owner, "config", owner).get_text_config(), "max_position_embeddings", None)
 
 
 def padding_matters(model: "PreTrainedModel") -> bool:
@@ -80,13 +86,27 @@ def padding_matters(model: "PreTrainedModel") -> bool:
     return hasattr(model, "peft_config")
 
 
-def end_tokens(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> list[int]:
-    """Ids that end an answer: those of the model's generation_config.json and the tokenizer's end-of-sequence token."""
-    found = getattr(model.generation_config, "eos_token_id", None)
+def end_tokens(folder: Path, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """Ids that end an answer: those of the model's generation_config.json (of its config.json where it has none) and
+    the tokenizer's end-of-sequence token."""
+    from transformers import GenerationConfig
+
+    if (folder / GENERATION).is_file():
+        found = GenerationConfig.from_pretrained(str(folder), local_files_only=True).eos_token_id
+    else:
+        found = GenerationConfig.from_model_config(read_config(folder)).eos_token_id
     ids = {found} if isinstance(found, int) else set(found or ())
     if tokenizer.eos_token_id is not None:
         ids.add(tokenizer.eos_token_id)
     return sorted(ids)
+
+
+def has_cuda() -> bool:
+    """Whether there is a GPU, asked without starting CUDA: a process that has started it can fork no ranks."""
+    import torch
+
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    return bool(torch.cuda.is_available())
 
 
 def device_of(model: "PreTrainedModel") -> "torch.device":

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Template = Literal["plain", "chat"]
+TrailingSpace = Literal["keep", "strip", "refuse"]
 PASSED = ("task", "attribute")  # columns of a split that stay with the prediction, for scores by group
 
 
@@ -39,12 +40,20 @@ def tokenize(tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[str], templ
     """Prompts as rows with ids 0, 1, ...; `chat` puts each into the tokenizer's chat template as one user turn.
 
     Raises:
-        ValueError: a chat template is asked for and the tokenizer has none, or a prompt has no tokens.
+        ValueError: a chat template is asked for and the tokenizer has none, or what `encode` refuses.
     """
-    texts = _chat(tokenizer, prompts) if template == "chat" else list(prompts)
-    # A text that opens with the BOS token (chat templates write it) must not get a second one from the tokenizer.
+    return encode(tokenizer, render(tokenizer, prompts, template), chat=template == "chat")
+
+
+def encode(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], *, chat: bool = False) -> list[Row]:
+    """Texts as a model reads them, with one BOS at most: one that begins with it (chat templates write it) gets no
+    other. chat: the texts come from a chat template, which has said all that it wants to say.
+
+    Raises:
+        ValueError: a text without tokens, or one that begins with two BOS: no model was trained on that.
+    """
     bos = tokenizer.bos_token
-    bare = [template == "chat" or bool(bos and text.startswith(bos)) for text in texts]
+    bare = [chat or bool(bos and text.startswith(bos)) for text in texts]
     encoded: list[list[int]] = [[] for _ in texts]
     for special in (True, False):
         chosen = [i for i, b in enumerate(bare) if b is not special]
@@ -52,17 +61,45 @@ def tokenize(tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[str], templ
             ids = tokenizer([texts[i] for i in chosen], add_special_tokens=special)["input_ids"]
             for i, tokens in zip(chosen, ids, strict=True):
                 encoded[i] = tokens
-    empty = [i for i, tokens in enumerate(encoded) if not tokens]
-    if empty:
-        raise ValueError(f"row {empty[0]} has a prompt without tokens: {texts[empty[0]]!r}; remove it from the data")
+    for i, tokens in enumerate(encoded):
+        if not tokens:
+            raise ValueError(f"row {i} has a prompt without tokens: {texts[i]!r}; remove it from the data")
+        if bos and tokens[:2] == [tokenizer.bos_token_id] * 2:
+            raise ValueError(
+                f"row {i} begins with {bos} twice: {texts[i][:60]!r}; take it out of the text or of the chat template,"
+                " one of which adds what the other has"
+            )
     return [Row(id=i, tokens=tuple(tokens)) for i, tokens in enumerate(encoded)]
 
 
-def _chat(tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[str]) -> list[str]:
+def render(tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[str], template: Template) -> list[str]:
+    """The texts that the model will read.
+
+    Raises:
+        ValueError: a chat template is asked for and the tokenizer has none.
+    """
+    if template == "plain":
+        return list(prompts)
     if not tokenizer.chat_template:
         raise ValueError("template 'chat' needs a tokenizer with a chat template, and this one has none; use 'plain'")
     turns = [[{"role": "user", "content": prompt}] for prompt in prompts]
     return [str(tokenizer.apply_chat_template(t, tokenize=False, add_generation_prompt=True)) for t in turns]
+
+
+def end_spaces(texts: Sequence[str], what: TrailingSpace) -> tuple[list[str], int]:
+    """The texts, and how many ended in a space. A tokenizer puts the space of the next word into that word's token:
+    after a space of its own a model finds no word that it knows, and often says nothing.
+
+    Raises:
+        ValueError: one does, and `what` is "refuse".
+    """
+    spaced = [i for i, text in enumerate(texts) if text.endswith(" ")]
+    if spaced and what == "refuse":
+        raise ValueError(
+            f"{len(spaced)} prompts end in a space, the first is row {spaced[0]}: {texts[spaced[0]][-40:]!r}; take the"
+            " space out of the data, or set trailing_space: strip"
+        )
+    return [text.rstrip(" ") for text in texts] if what == "strip" else list(texts), len(spaced)
 
 
 def fit(

@@ -6,7 +6,7 @@ import torch
 from tests.toolkit.generation.tiny import Tiny
 from toolkit.data.splits import open_split
 from toolkit.generation.engine import Answer, Decoding, Engine, batches
-from toolkit.generation.models import load
+from toolkit.generation.models import end_tokens, load
 from toolkit.generation.rows import Row, tokenize
 
 NEW = 10
@@ -20,7 +20,9 @@ def rows(tiny: Tiny) -> list[Row]:
 
 
 def answers(tiny: Tiny, rows: list[Row], budget: int, **how: object) -> list[Answer]:
-    engine = Engine(*load(tiny.model.path, "fp32", 1), Decoding(max_new_tokens=NEW, **how))  # type: ignore[arg-type]
+    model, tokenizer = load(tiny.model.path, "fp32", 1)
+    ends = tuple(end_tokens(tiny.model.path, tokenizer))
+    engine = Engine(model, tokenizer, Decoding(max_new_tokens=NEW, ends=ends, **how))  # type: ignore[arg-type]
     found = [a for batch in batches(rows, budget, NEW) for a in engine.answer(batch)]
     return sorted(found, key=lambda a: a.id)
 
@@ -68,3 +70,10 @@ def test_stop_strings_end_an_answer_and_are_cut_off(tiny: Tiny, rows: list[Row])
         positions = [p for p in (before.text.find("i"), before.text.find("or")) if p >= 0]
         assert after.text == (before.text[: min(positions)] if positions else before.text)
         assert after.tokens <= before.tokens and (after.ended or not positions)
+
+
+def test_a_stop_string_may_stay(tiny: Tiny, rows: list[Row]) -> None:
+    cut, kept = answers(tiny, rows, 80, stop=("i", "or")), answers(tiny, rows, 80, stop=("i", "or"), keep_stop=True)
+    assert any(a != b for a, b in zip(cut, kept, strict=True))
+    for without, with_it in zip(cut, kept, strict=True):
+        assert with_it.text in (without.text, without.text + "i", without.text + "or")

@@ -1,5 +1,6 @@
 """A model folder that cannot be used is refused, with the reason."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -20,8 +21,16 @@ def test_precision_and_limits(tiny: Tiny) -> None:
     model, tokenizer = load(tiny.model.path, "bf16", 1)
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16} and not model.training
     assert context_length(model) == 128
-    assert end_tokens(model, tokenizer) == [tokenizer.eos_token_id]
+    assert end_tokens(tiny.model.path, tokenizer) == [tokenizer.eos_token_id]
     assert {p.dtype for p in load(tiny.model.path, "auto", 1)[0].parameters()} == {torch.float32}
+
+
+def test_end_tokens_are_those_of_the_generation_config_and_the_tokenizers(copy: Path) -> None:
+    tokenizer = load(copy, "fp32", 1)[1]
+    (copy / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, 9]}))
+    assert end_tokens(copy, tokenizer) == sorted({7, 9, tokenizer.eos_token_id})
+    (copy / "generation_config.json").unlink()
+    assert end_tokens(copy, tokenizer) == [tokenizer.eos_token_id]
 
 
 def test_a_missing_tensor_is_not_filled_with_random_numbers(copy: Path) -> None:

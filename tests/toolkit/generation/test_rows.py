@@ -33,6 +33,15 @@ def test_a_prompt_that_opens_with_bos_gets_no_second_one(tokenizer: PreTrainedTo
     assert len({row.tokens for row in rows}) == 1 and rows[0].tokens.count(bos) == 1
 
 
+def test_a_chat_template_that_adds_a_second_bos_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer.bos_token = "<|user|>"
+    assert tokenize(tokenizer, ["Who?"], "chat")[0].tokens[:1] == (tokenizer.bos_token_id,)
+    with pytest.raises(
+        ValueError, match=r"row 1 begins with <\|user\|> twice: .*take it out of the text or of the chat"
+    ):
+        tokenize(tokenizer, ["Who?", "<|user|>Who?"], "chat")
+
+
 def test_chat_without_a_chat_template_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
     tokenizer.chat_template = None
     with pytest.raises(ValueError, match="needs a tokenizer with a chat template.*use 'plain'"):

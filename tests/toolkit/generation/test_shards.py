@@ -1,10 +1,12 @@
 """Shards resume: what is on disk is not generated again, and what is not the expected rows is."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from toolkit.generation.engine import Answer, batches
 from toolkit.generation.rows import Row
-from toolkit.generation.shards import cut, fill
+from toolkit.generation.shards import collect, cut
+from toolkit.generation.shards import fill as fill_share
 
 ROWS = [Row(id=i, tokens=tuple(range(1 + i % 5))) for i in range(40)]
 
@@ -26,6 +28,11 @@ class Model:
 
 def shards(budget: int = 60) -> list[list[list[Row]]]:
     return cut(batches(ROWS, budget, 10), 10, least=80)
+
+
+def fill(folder: Path, pieces: list[list[list[Row]]], model: Model, report: Callable[..., None]) -> list[Answer]:
+    fill_share(folder, pieces, Answer, model, report)
+    return collect(folder, pieces, Answer)
 
 
 def quiet(answers: list[Answer], cached: bool) -> None:
@@ -60,3 +67,11 @@ def test_shards_of_another_budget_are_not_taken_for_these(tmp_path: Path) -> Non
     model = Model()
     assert fill(tmp_path, shards(), model, quiet) == whole
     assert model.asked
+
+
+def test_shares_are_disjoint_and_together_all(tmp_path: Path) -> None:
+    models = [Model() for _ in range(3)]
+    for k, model in enumerate(models):
+        fill_share(tmp_path / "shared", shards(), Answer, model, quiet, (k, 3))
+    assert sorted(row for model in models for row in model.asked) == list(range(40)) and all(m.asked for m in models)
+    assert collect(tmp_path / "shared", shards(), Answer) == fill(tmp_path / "alone", shards(), Model(), quiet)

@@ -74,7 +74,7 @@ def save(folder: Path, **splits: list[dict[str, Any]]) -> Artifact:
     return Artifact(path=folder)
 
 
-def train_model(out: Path, rows: list[dict[str, str]]) -> None:
+def train_model(out: Path, rows: list[dict[str, str]], steps: int = 60) -> None:
     """A byte-pair tokenizer and a two-layer model, overfitted on the rows."""
     texts = [r["prompt"] + r["completion"] for r in rows]
     inner = Tokenizer(models.BPE())
@@ -104,7 +104,7 @@ def train_model(out: Path, rows: list[dict[str, str]]) -> None:
     batch = tokenizer([t + "<|end|>" for t in texts], padding=True, return_tensors="pt", padding_side="right")
     labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for _ in range(60):
+    for _ in range(steps):
         loss = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels).loss
         optimizer.zero_grad()
         loss.backward()

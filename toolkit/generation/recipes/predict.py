@@ -4,14 +4,13 @@ Writes `predictions.parquet`, in the order of the split: id (row index in the sp
 split's `task` and `attribute` columns where it has them.
 """
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from toolkit.generation.models import Precision
-from toolkit.generation.rows import Template
-from toolkit.stage import Artifact, Context, Interrupted
+from toolkit.generation.rows import Template, TrailingSpace
+from toolkit.stage import Artifact, Context
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +27,9 @@ class Spec:
 
     stop: strings that end an answer. template: `plain` sends the prompt as it is, `chat` as one user turn.
     overlong: prompts that leave no room for max_new_tokens are refused, or lose tokens on the left (counted in the
-    metrics). precision: type of the weights; only in fp32 is an answer independent of the batch it was made in.
+    metrics). trailing_space: prompts that end in a space (counted too) are kept, lose it, or are refused.
+    precision: type of the weights; only in fp32 is an answer independent of the batch it was made in.
+    engine: what runs the model; `vllm` needs `vllm` in the resources.
     """
 
     recipe: str
@@ -42,6 +43,8 @@ class Spec:
     template: Template = "plain"
     overlong: Literal["refuse", "truncate"] = "refuse"
     precision: Precision = "fp32"
+    trailing_space: TrailingSpace = "keep"
+    engine: Literal["hf", "vllm"] = "hf"
 
     def __post_init__(self) -> None:
         for name, least in (("max_new_tokens", 1), ("limit", 1), ("seed", 0)):
@@ -68,42 +71,26 @@ class Inputs:
 
 def run(spec: Spec, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
     """Fill `out` with predictions.parquet; metrics count rows, tokens, and answers that did not end by themselves."""
+    from toolkit.checkpoints.check import read_config
+    from toolkit.checkpoints.folders import load_tokenizer
     from toolkit.data.splits import open_split
-    from toolkit.generation import rows, shards
-    from toolkit.generation.engine import Decoding, Engine, batches
-    from toolkit.generation.models import context_length, load
+    from toolkit.generation import rows
+    from toolkit.generation.answers import Asker
+    from toolkit.generation.engine import Decoding
+    from toolkit.generation.models import context_length
 
     split = open_split(inputs.data.path, spec.split, ("prompt",), spec.limit)
     gold = rows.gold_column(split)
-    model, tokenizer = load(inputs.model.path, spec.precision, ctx.resources.threads)
-    prompts, cut = rows.fit(
-        rows.tokenize(tokenizer, split["prompt"][:], spec.template),
-        context_length(model),
-        spec.max_new_tokens,
-        spec.overlong,
-    )
+    context = context_length(read_config(inputs.model.path))
+    asker = Asker(model=inputs.model.path, precision=spec.precision, engine=spec.engine, ctx=ctx)
+    tokenizer = load_tokenizer(inputs.model.path)
+    texts, spaced = rows.end_spaces(rows.render(tokenizer, split["prompt"][:], spec.template), spec.trailing_space)
+    encoded = rows.encode(tokenizer, texts, chat=spec.template == "chat")
+    prompts, cut = rows.fit(encoded, context, spec.max_new_tokens, spec.overlong)
     fields = ("max_new_tokens", "temperature", "top_p", "seed", "stop")
-    engine = Engine(model, tokenizer, Decoding(**{name: getattr(spec, name) for name in fields}))
-    budget = ctx.resources.batch_tokens >> ctx.resources.halvings
-    work = shards.cut(batches(prompts, budget, spec.max_new_tokens), spec.max_new_tokens)
-    answers = shards.fill(ctx.state / "shards", work, engine.answer, _Meter(ctx, len(prompts)))
+    answers = asker.ask(prompts, Decoding(**{name: getattr(spec, name) for name in fields}), "shards")
     _write(out / "predictions.parquet", split, gold, answers)
-    return _metrics(prompts, answers, cut)
-
-
-class _Meter:
-    """Reports progress and speed; raises `Interrupted` between batches when the worker has to stop."""
-
-    def __init__(self, ctx: Context, total: int) -> None:
-        self.ctx, self.total, self.done, self.tokens, self.start = ctx, total, 0, 0, time.monotonic()
-
-    def __call__(self, answers: "list[Answer]", cached: bool) -> None:
-        self.done += len(answers)
-        self.tokens += 0 if cached else sum(a.tokens for a in answers)
-        seconds = max(time.monotonic() - self.start, 1e-9)
-        self.ctx.progress(self.done, self.total, unit="row", tokens_per_second=self.tokens / seconds)
-        if self.ctx.stop_requested and self.done < self.total:
-            raise Interrupted
+    return _metrics(prompts, answers) | {"truncated_prompts": cut, "prompts_ending_in_space": spaced}
 
 
 def _write(path: Path, split: "Dataset", gold: str, answers: "Sequence[Answer]") -> None:
@@ -122,11 +109,10 @@ def _write(path: Path, split: "Dataset", gold: str, answers: "Sequence[Answer]")
     write(path, pa.table(columns), compression="zstd")
 
 
-def _metrics(prompts: "Sequence[Row]", answers: "Sequence[Answer]", cut: int) -> dict[str, Any]:
+def _metrics(prompts: "Sequence[Row]", answers: "Sequence[Answer]") -> dict[str, Any]:
     return {
         "rows": len(answers),
         "prompt_tokens": sum(len(row.tokens) for row in prompts),
         "new_tokens": sum(a.tokens for a in answers),
         "unfinished": sum(not a.ended for a in answers),
-        "truncated_prompts": cut,
     }
