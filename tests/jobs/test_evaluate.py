@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -92,6 +93,16 @@ def test_two_runs_give_the_same_bytes(tiny: Tiny, tmp_path: Path) -> None:
         assert (tmp_path / "a" / "out" / name).read_bytes() == (tmp_path / "b" / "out" / name).read_bytes()
     go(tmp_path / "c", inputs, tasks=LOCAL, shots=1, seed=7)
     assert items(tmp_path / "a", "bios_qa") != items(tmp_path / "c", "bios_qa"), "another seed, other demonstrations"
+
+
+def test_a_version_is_the_tasks_whatever_the_shots_and_the_folder(tiny: Tiny, tmp_path: Path) -> None:
+    shutil.copytree(tiny.people.path, tmp_path / "people")
+    moved = Artifact(path=tmp_path / "people")
+    go(tmp_path / "a", {"model": tiny.model, "data": tiny.people}, tasks=LOCAL, limit=2)
+    go(tmp_path / "b", {"model": tiny.model, "data.bios_qa": moved, "data": tiny.people}, tasks=LOCAL, limit=2, shots=2)
+    first, second = rows(tmp_path / "a"), rows(tmp_path / "b")
+    assert {key: row["version"] for key, row in first.items()} == {key: row["version"] for key, row in second.items()}
+    assert len({row["version"] for row in first.values()}) == len(LOCAL), "and no two tasks have the same"
 
 
 def test_the_batch_size_moves_nothing_but_rounding(tiny: Tiny, tmp_path: Path) -> None:

@@ -68,18 +68,29 @@ def with_choices(rows: "Dataset") -> "Dataset":
 def lettered(rows: "Dataset") -> "Dataset":
     """`rows` with the choices listed under letters in the `prompt`, and the letters for `choices`.
 
+    The choices keep their order, unless the right one always stands in one place (as in SciQ): then they are shuffled
+    by a generator keyed by the question, for otherwise one letter would always be right.
+
     Raises:
         ValueError: a row has more choices than there are letters.
     """
-    prompts, choices = [], []
-    for question, options in zip(rows["question"], rows["choices"], strict=True):
+    made: dict[str, list[Any]] = {"prompt": [], "choices": [], "gold_index": []}
+    one_place = len(set(rows["gold_index"])) == 1
+    for question, options, gold in zip(rows["question"], rows["choices"], rows["gold_index"], strict=True):
         if len(options) > len(string.ascii_uppercase):
             raise ValueError(f"the question {question!r:.80} has {len(options)} choices, more than there are letters")
-        choices.append(list(string.ascii_uppercase[: len(options)]))
-        listed = [f"{letter}. {option}" for letter, option in zip(choices[-1], options, strict=True)]
-        prompts.append("\n".join([question.rstrip(), *listed, "Answer:"]))
-    bare = rows.remove_columns([name for name in ("prompt", "choices") if name in rows.column_names])
-    return bare.add_column("prompt", prompts).add_column("choices", choices)
+        order = list(range(len(options)))
+        if one_place:
+            random.Random(question).shuffle(order)
+        letters = list(string.ascii_uppercase[: len(options)])
+        listed = [f"{letter}. {options[place]}" for letter, place in zip(letters, order, strict=True)]
+        made["prompt"].append("\n".join([question.rstrip(), *listed, "Answer:"]))
+        made["choices"].append(letters)
+        made["gold_index"].append(order.index(gold))
+    bare = rows.remove_columns([name for name in made if name in rows.column_names])
+    for name, column in made.items():
+        bare = bare.add_column(name, column)
+    return bare
 
 
 def acc(*, references: Sequence[str], predictions: Sequence[str]) -> float:

@@ -122,6 +122,8 @@ def _versions(results: Mapping[str, Any]) -> dict[str, str]:
     for task in results["results"]:
         config = results["configs"].get(task) or {"tasks": results.get("group_subtasks", {}).get(task)}
         said = {key: value for key, value in config.items() if key not in NOT_THE_TASK}
+        if isinstance(shown := said.get("fewshot_config"), Mapping):
+            said["fewshot_config"] = {key: value for key, value in shown.items() if key != "split"}
         words = json.dumps(said, sort_keys=True, default=lambda value: getattr(value, "__qualname__", str(value)))
         found[task] = f"{results['versions'].get(task)} {hashlib.sha256(words.encode()).hexdigest()[:8]}"
     return found

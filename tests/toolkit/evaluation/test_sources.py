@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset
 
 from tests.toolkit.evaluation.sets import LABELS, download, nli, questions
 from tests.toolkit.generation.tiny import Tiny, save
@@ -172,9 +173,24 @@ def test_rte_takes_a_third_class_for_no_entailment(sets: dict[str, Artifact], tm
     assert [task.process_results(task.eval_docs[0], [said])["acc"] for said in (" neutral", " entailment")] == [0, 1]
 
 
-def test_more_choices_than_letters() -> None:
-    from datasets import Dataset
+def test_the_right_letter_varies_where_the_right_choice_stands_first() -> None:
+    given = [{"question": f"Which? {i}", "choices": ["right", "wrong", "bad"], "gold_index": 0} for i in range(20)]
+    rows = lettered(Dataset.from_list(given))
+    assert len(set(rows["gold_index"])) == 3
+    for row in rows:
+        assert f"{'ABC'[row['gold_index']]}. right\n" in row["prompt"] and row["choices"] == ["A", "B", "C"]
+    backward = lettered(Dataset.from_list(given[::-1]))
+    assert backward["prompt"][:] == rows["prompt"][::-1], "a row keeps its order whatever the others"
 
+
+def test_gaps_of_which_one_choice_is_always_right_are_refused(tmp_path: Path) -> None:
+    gaps = [{"sentence": f"{i} met _ there.", "choices": ["Ada", "Bo"], "gold_index": i % 2} for i in range(6)]
+    load(tmp_path, "winogrande", data={"": save(tmp_path / "both", validation=gaps)})
+    with pytest.raises(ValueError, match="all 3 rows of 'winogrande' have the same gold answer"):
+        load(tmp_path, "winogrande", data={"": save(tmp_path / "one", validation=gaps[::2])})
+
+
+def test_more_choices_than_letters() -> None:
     rows = Dataset.from_list([{"question": "Which?", "choices": [str(i) for i in range(27)], "gold_index": 0}])
     with pytest.raises(ValueError, match="has 27 choices, more than there are letters"):
         lettered(rows)
