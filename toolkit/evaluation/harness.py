@@ -5,6 +5,7 @@ batches are known beforehand (`batches`), so that they can be shared out among p
 not computed again (`answers`); and a batch for which memory runs out is halved. How a batch is computed is lm-eval's.
 """
 
+import dataclasses
 import gc
 import random
 from collections.abc import Callable, Iterable, Sequence
@@ -26,6 +27,7 @@ from toolkit.evaluation.tasks import Loaded
 from toolkit.failures import Failure, classify
 from toolkit.generation import models
 from toolkit.stage import Interrupted, Resources
+from toolkit.training.adapters import BESIDE
 from toolkit.training.ranks import StopFlag, run_ranks
 
 if TYPE_CHECKING:
@@ -122,7 +124,8 @@ class Harness(HFLM):
     def __init__(self, weights: Any, tokenizer: Any, model: Model, answers: Answers, resources: Resources) -> None:
         super().__init__(pretrained=weights, tokenizer=tokenizer, batch_size=1, max_length=model.max_length)
         self.source, self.answers, self.resources = model, answers, resources
-        self.room: Room = room(resources)
+        alone = (model.folder / BESIDE).is_dir()  # what lies before the text must not be padded away from it
+        self.room: Room = room(dataclasses.replace(resources, micro_batch=1) if alone else resources)
         self.fits: int | None = None  # tokens of a batch, as far as is known
         self.sampled: set[bytes] = set()
         self.finished = 0
