@@ -143,8 +143,8 @@ def _prompts(
 
     rows = open_split(data, spec.split, ["prompt"])
     lengths = [len(row.tokens) for row in tokenize(tokenizer, rows["prompt"][:], spec.template)]
-    limit = getattr(read_config(source).get_text_config(), "max_position_embeddings", None) or spec.max_prompt
-    most = min(spec.max_prompt, limit - spec.max_new_tokens)
+    limit = getattr(read_config(source).get_text_config(), "max_position_embeddings", None)
+    most = spec.max_prompt if limit is None else min(spec.max_prompt, limit - spec.max_new_tokens)
     kept = [i for i, length in enumerate(lengths) if length <= most]
     if not kept:
         raise ValueError(

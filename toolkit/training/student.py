@@ -88,7 +88,8 @@ class Student(Exact):
             assert teacher is not None
             self.ours = _projections(self.model, None)
             self.theirs = _projections(teacher, spec.teacher_block)
-            self.heads = spec.relation_heads or int(self.model.config.get_text_config().num_key_value_heads)
+            text = self.model.config.get_text_config()
+            self.heads = spec.relation_heads or int(getattr(text, "num_key_value_heads", text.num_attention_heads))
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None

@@ -14,10 +14,7 @@ from tests.toolkit.training.test_resume import Deadly, again, same
 from tests.toolkit.training.test_sft import by_hand
 from toolkit.spec import build
 from toolkit.stage import Artifact, Context
-
-pytest.importorskip("torchao")
-
-from toolkit.training.methods import qat  # noqa: E402
+from toolkit.training.methods import qat
 
 
 def trained(small: Small, folder: Path, data: Artifact, ctx: Context | None = None, **more: Any) -> Path:
