@@ -43,7 +43,12 @@ def faults(command: str) -> list[str]:
     if not words[0].startswith("-"):
         if words[0] not in COMMANDS:
             return [words[0]]
-        known = ["--help", *(name for p in COMMANDS[words[0]].params for name in (*p.opts, *p.secondary_opts))]
+        command = COMMANDS[words[0]]
+        if hasattr(command, "commands"):  # `tidemark data show`
+            if words[1] not in command.commands:
+                return [words[1]]
+            command = command.commands[words[1]]
+        known = ["--help", *(name for p in command.params for name in (*p.opts, *p.secondary_opts))]
     return [word for word in words if re.match(r"--?[a-z]", word) and word.split("=")[0] not in known]
 
 

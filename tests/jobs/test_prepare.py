@@ -83,7 +83,9 @@ def test_every_data_set_has_the_three_parts():
 
 
 def test_an_unknown_data_set_gets_the_nearest_spelling():
-    with pytest.raises(FieldError, match="unknown dataset 'boss'; did you mean 'bios'\\? valid: .*bios, boolq, cnn, disk"):
+    with pytest.raises(
+        FieldError, match="unknown dataset 'boss'; did you mean 'bios'\\? valid: .*bios, boolq, cnn, disk"
+    ):
         choose(prepare, {"dataset": "boss"})
 
 

@@ -1,4 +1,5 @@
-"""The splits of a task data set in a folder: a download from the Hub (parquet), or local files (parquet, JSONL, JSON).
+"""The splits of a task data set in a folder: a download from the Hub (parquet), local files (parquet, JSONL, JSON), or
+what the job prepare made (`toys`).
 
 A file's split is told by its name (`train-00000-of-00002.parquet`, `gsm8k_test.jsonl`) or, where that is a number, by
 its folder (`default/train/0000.parquet`, as the Hub converts data sets that had a script). Labels may lie beside the
@@ -15,7 +16,7 @@ from typing import Any
 from toolkit.data import files
 from toolkit.lookup import unknown
 
-PARQUET = ".parquet"
+PARQUET, SAVED = ".parquet", "dataset_dict.json"
 BATCH = 1000
 WORDS = {"train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation",
          "dev": "validation", "test": "test", "testing": "test"}  # fmt: skip
@@ -102,6 +103,8 @@ def find_splits(path: Path, config: str, pattern: str | None) -> dict[str, list[
     Raises:
         ValueError: no file, a file whose split nobody tells, or a split that lies in two folders.
     """
+    if pattern is None and (path / "data" / SAVED).is_file():
+        return {name: [path / "data" / name] for name in json.loads((path / "data" / SAVED).read_text())["splits"]}
     endings = (PARQUET, *files.LINES, *files.WHOLE)
     found = files.find_files(path, endings)
     base = path if path.is_dir() else path.parent
@@ -150,6 +153,9 @@ def rows(members: Sequence[Path]) -> Iterator[Source]:
         ValueError: a file that is broken, or labels beside it that are not as many.
     """
     for path in members:
+        if path.is_dir():
+            yield from (Source(place=f"{path}[{i}]", values=row) for i, row in enumerate(_saved(path)))
+            continue
         read = _parquet(path) if path.suffix == PARQUET else files.read_rows(path)
         labels = next(
             (p for p in (path.with_name(path.name.split(".")[0] + end) for end in LABELS) if p.is_file()), None
@@ -164,6 +170,13 @@ def rows(members: Sequence[Path]) -> Iterator[Source]:
                 yield Source(place=place, values={**values, "label": beside[count - 1]})
         if count != len(beside):
             raise ValueError(f"{labels} has {len(beside)} labels, and {path} has {count} rows")
+
+
+def _saved(folder: Path) -> Iterator[dict[str, Any]]:
+    from datasets import load_from_disk
+
+    for batch in load_from_disk(str(folder), keep_in_memory=False).with_format("arrow").iter(batch_size=BATCH):
+        yield from batch.to_pylist()
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
