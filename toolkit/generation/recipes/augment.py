@@ -20,14 +20,17 @@ BATCH = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """raw_split, raw_field: of the input `raw`. general_split: of `general`, rows with `prompt` and `completion`, put
-    together as they are or in the tokenizer's chat template. general_ratio: tokens of `general` for each token of the
-    rest, drawn in random order; null for all of it. seed: of layouts, draws and order.
+    """raw_split, raw_field: of the input `raw`, without its first raw_skip rows (of which `data` was made).
+
+    general_split: of `general`, rows with `prompt` and `completion`, put together as they are or in the tokenizer's
+    chat template. general_ratio: tokens of `general` for each token of the rest, drawn in random order; null for all of
+    it. seed: of layouts, draws and order.
     """
 
     recipe: str
     raw_split: str = "train"
     raw_field: str = "text"
+    raw_skip: int = 0
     general_split: str = "train"
     general_template: Literal["plain", "chat"] = "plain"
     general_ratio: float | None = 1.0
@@ -36,6 +39,8 @@ class Spec:
     def __post_init__(self) -> None:
         if self.general_ratio is not None and not self.general_ratio > 0:
             raise ValueError(f"general_ratio is {self.general_ratio}; it must be above 0, or null for all rows")
+        if self.raw_skip < 0:
+            raise ValueError(f"raw_skip is {self.raw_skip}; it must be at least 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +70,9 @@ def run(spec: Spec, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
         documents += [("augmented", text) for text in _augmented(spec, inputs.data)]
     if inputs.raw is not None:
         rows = open_split(inputs.raw.path, spec.raw_split, [spec.raw_field])
-        documents += [("raw", text) for text in rows[spec.raw_field][:]]
+        if spec.raw_skip >= len(rows):
+            raise ValueError(f"raw_skip {spec.raw_skip} leaves nothing of the {len(rows)} rows of the input 'raw'")
+        documents += [("raw", text) for text in rows[spec.raw_field][spec.raw_skip :]]
     tokens = {"rest": _count(tokenizer, [text for _, text in documents])} if tokenizer is not None else {}
     if inputs.general is not None:
         assert tokenizer is not None
