@@ -28,6 +28,8 @@ from slurm.terminal import (
     stop,
 )
 from toolkit import provenance
+from toolkit.checkpoints.compact import WORK, is_at_work
+from toolkit.checkpoints.whole import base_of
 from toolkit.expand import choose, slug
 from toolkit.manifest import adopt as adoption
 from toolkit.manifest import dropping, index, record
@@ -57,7 +59,7 @@ def verify(
     if study is not None:
         wanted = {folder(root, cell) for cell in open_study(study, root, sets).cells}
         folders = [path for path in folders if path in wanted]
-    checked = {str(path.relative_to(root)): record.verify(path, deep=not quick) for path in folders}
+    checked = {str(path.relative_to(root)): [*record.verify(path, deep=not quick), *_lacks(path)] for path in folders}
     wrong = {name: problems for name, problems in checked.items() if problems}
     dropped = sum(record.is_dropped(path) for path in folders)
     if as_json:
@@ -69,6 +71,15 @@ def verify(
         out.print(f"{len(checked)} artifacts, {len(wrong)} damaged" + (f", {dropped} dropped" if dropped else ""))
     if wrong:
         stop("move each damaged folder away and launch again to make it anew", FAILED)
+
+
+def _lacks(folder: Path) -> list[str]:
+    """An artifact that is stored as a change is none without its base."""
+    try:
+        base_of(folder)
+    except ValueError as error:
+        return [str(error)]
+    return []
 
 
 def _artifacts(root: Path) -> Iterator[Path]:
@@ -219,11 +230,14 @@ def _studies(root: Path) -> list[str]:
 def _leftovers(root: Path) -> list[Path]:
     """Work folders of cells that are committed, and folders that were being removed when the process died."""
     done = {short for names in index.committed(root).values() for short in names}
-    work = [
-        path for path in (root / "work").glob("*") if path.name in done or path.name.startswith((".trash-", "adopt-"))
-    ]
+    work = [path for path in (root / "work").glob("*") if path.name in done or _is_scrap(path)]
     trash = [path for pattern in ("work/*/.trash-*", "artifacts/*/.trash-*") for path in root.glob(pattern)]
     return sorted([*work, *(path for path in trash if path.parent not in work)])
+
+
+def _is_scrap(work: Path) -> bool:
+    """What a command that was killed left of work of its own."""
+    return work.name.startswith((".trash-", "adopt-")) or (work.name.startswith(WORK) and not is_at_work(work))
 
 
 def _unused(root: Path) -> list[Path]:

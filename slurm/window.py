@@ -23,7 +23,7 @@ from slurm.board import Board, is_transient
 from slurm.profiles import DiskBudget
 from toolkit.failures import UpstreamDamaged
 from toolkit.fingerprint import SHORT
-from toolkit.manifest import dropping, index, record
+from toolkit.manifest import bases, dropping, index, record
 from toolkit.manifest.dropping import Size
 from toolkit.plan import folder, needed_again
 from toolkit.spec import build
@@ -225,12 +225,13 @@ class Window:
         self.gone -= self.board.hopeful
         served = [cell for print_, cell in self.cells.items() if self._has_served(print_)]
         elsewhere = self._needed_elsewhere() if served else set()
+        needed = bases.needed(self.root) if served else set()  # to read what is stored as a change to them
         for cell in served:
             place = folder(self.root, cell)
             if record.is_dropped(place):
                 dropping.finish(place, self.board.rules.alive)
                 self.gone.add(cell.fingerprint)
-            elif cell.fingerprint not in elsewhere and place.is_dir():
+            elif cell.fingerprint not in elsewhere and cell.fingerprint[:SHORT] not in needed and place.is_dir():
                 if dropping.drop(self.root, place, cell.fingerprint, self.who):
                     self.gone.add(cell.fingerprint)
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from toolkit.lookup import find
-from toolkit.manifest import record
+from toolkit.manifest import bases, record
 from toolkit.manifest.files import discard
+from toolkit.manifest.record import REFERENCE
 from toolkit.stage import Artifact
 
-REFERENCE = "base.json"
 FORMS = "toolkit.checkpoints.forms"
 T = TypeVar("T")
 
@@ -44,17 +44,11 @@ def base_of(folder: Path) -> tuple[str, Path] | None:
     owner = folder.parents[1] if folder.parent.name == "steps" else folder
     if not owner.is_dir():  # an adopted file
         return None
-    place = owner / REFERENCE
     try:
-        words = json.loads(place.read_text())
-        form, named, fingerprint = words["form"], words["base"], words["fingerprint"]
+        words = bases.words(owner)
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{place} cannot be read ({error!r}): the artifact is damaged, see `tidemark verify`"
-        ) from error
-    base = Path(os.path.normpath(owner / named))
+    base, fingerprint = Path(os.path.normpath(owner / words["base"])), words["fingerprint"]
     if not (base / "config.json").is_file() and not (base / REFERENCE).is_file():
         raise ValueError(
             f"{owner} is stored as a change to the model in {base}, and no model is there: bring it back, or launch the"
@@ -62,7 +56,7 @@ def base_of(folder: Path) -> tuple[str, Path] | None:
         )
     if fingerprint and (base / record.RECORD).is_file():
         record.check_identity(record.read(base), fingerprint, base)
-    return form, base
+    return words["form"], base
 
 
 def whole(folder: Path, scratch: Path) -> Path:

@@ -2,7 +2,8 @@
 
 A marker is written before the first file goes, so what a killed process leaves does not pass for whole. Files are
 deleted through a descriptor of the folder that has the marker: one that was made anew meanwhile, under the same name,
-is another folder. What a person pins (`ROOT/keep/<fp12>`) is never dropped; a pin outlives the artifact.
+is another folder. What a person pins (`ROOT/keep/<fp12>`) is never dropped; a pin outlives the artifact. Nor is what
+another artifact is stored as a change to (`bases.py`).
 """
 
 import json
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from toolkit.fingerprint import SHORT
+from toolkit.manifest import bases
 from toolkit.manifest.files import sync_folder
 from toolkit.manifest.record import DROPPED, LOG, RECORD, read
 
@@ -61,9 +63,9 @@ def is_pinned(root: Path, fingerprint: str) -> bool:
 def drop(root: Path, folder: Path, fingerprint: str, who: Mapping[str, Any]) -> bool:
     """Delete the files of a committed artifact, all but its record and log; whether this call did.
 
-    It does not where the artifact is pinned or gone, or another process has begun to drop it.
+    It does not where the artifact is pinned, gone or another's base, or another process has begun to drop it.
     """
-    if is_pinned(root, fingerprint):
+    if _stays(root, fingerprint):
         return False
     (folder.parent / HINT).touch()
     try:
@@ -77,7 +79,7 @@ def drop(root: Path, folder: Path, fingerprint: str, who: Mapping[str, Any]) -> 
             file.flush()
             os.fsync(file.fileno())
         os.fsync(at)
-        if is_pinned(root, fingerprint):  # since it was asked; nothing is gone yet, and nobody else goes on for us
+        if _stays(root, fingerprint):  # since it was asked; nothing is gone yet, and nobody else goes on for us
             os.unlink(DROPPED, dir_fd=at)
             return False
         _empty(at)
@@ -86,6 +88,10 @@ def drop(root: Path, folder: Path, fingerprint: str, who: Mapping[str, Any]) -> 
     finally:
         os.close(at)
     return True
+
+
+def _stays(root: Path, fingerprint: str) -> bool:
+    return is_pinned(root, fingerprint) or fingerprint[:SHORT] in bases.needed(root)
 
 
 def finish(folder: Path, alive: Callable[[Mapping[str, Any], float], bool | None]) -> None:

@@ -25,6 +25,8 @@ from toolkit.manifest.files import content_files, digest_file, discard, list_fil
 
 RECORD = "artifact.json"
 LOG = "log.txt"  # what the stage printed: kept beside the files, never part of the record
+REFERENCE = "base.json"  # in an artifact that is stored as a change to another (toolkit/checkpoints/whole.py)
+SUFFIX = ".difference"  # ends the name of a file that holds the change of a file of weights
 DROPPED = "artifact.dropped"  # a marker beside the record: the files are gone, or going
 FORMAT = 1
 VISIBLE_SECONDS = 60.0  # NFS clients keep attributes and negative look-ups for up to 60 s (acregmax, acdirmax)
@@ -292,7 +294,10 @@ def verify(folder: Path, *, deep: bool = True) -> list[str]:
 def _unknown_files(folder: Path, record: Mapping[str, Any]) -> list[str]:
     """Names that are there although the record does not have them; a study would read what was added to its folder."""
     if "source" not in record:
-        return [name for name in list_files(folder) if name not in {RECORD, LOG, DROPPED, *record["files"]}]
+        # Killed half-way, compaction leaves files beside those of the record that say the same: it ends that itself.
+        passing = {REFERENCE, *record.get("whole", ()), *(name + SUFFIX for name in record["files"])}
+        known = {RECORD, LOG, DROPPED, *record["files"], *passing}
+        return [name for name in list_files(folder) if name not in known]
     added = [name for name, _ in content_files(Path(record["source"])) if name not in record["files"]]
     return sorted(added) + [name for name in list_files(folder) if name not in (RECORD, LOG)]
 
