@@ -101,8 +101,10 @@ def _splits(task: "Task") -> tuple[str, str]:
 def _golds(task: "Task") -> Iterator[str]:
     """The right answers of the scored rows as text, one by one."""
     for doc in task.eval_docs:
-        # A task with its choices in the prompts (Winogrande) has the number of the right one for a text.
-        gold = task.doc_to_text(doc) if getattr(task, "multiple_input", 0) else task.doc_to_target(doc)
+        if getattr(task, "multiple_input", 0):  # Winogrande: choices stand in the prompts, and the text is a number
+            yield str(task.doc_to_text(doc))
+            continue
+        gold = task.doc_to_target(doc)
         if task.OUTPUT_TYPE == "multiple_choice" and isinstance(gold, int) and task.config.doc_to_choice is not None:
             choices = task.doc_to_choice(doc)
             gold = choices[gold] if gold < len(choices) else gold
