@@ -125,12 +125,16 @@ def test_rows_that_quote_an_evaluation_set_are_left_out_and_reported(
 ) -> None:
     data, quiz, quoting = planted(sources, tmp_path)
     total = len(open_data(data["web"].path)["train"])
-    found = mix(data, {"quiz": quiz, "wiki": sources["wiki"]}, weights={"web": 1}, rows=total - quoting)
+    found = mix(data, {"quiz": quiz}, weights={"web": 1}, rows=total - quoting, scored=["test"])
     metrics = found.record["metrics"]
-    assert metrics["contaminated_by_quiz"] == metrics["dropped"] == quoting and metrics["contaminated_by_wiki"] == 0
+    assert metrics["contaminated_by_quiz"] == metrics["dropped"] == quoting
     assert metrics["found_of_quiz"] == pytest.approx(9 / 31) and metrics["too_short_of_quiz"] == 1
     assert metrics["ngram"] == 13 and not [row for row in rows_of(found) if "as they say" in row["text"]]
     assert sum("Please read" in row["text"] for row in rows_of(found)) == 20, "a common form is no contamination"
+    whole = mix(data, {"quiz": quiz, "wiki": sources["wiki"]}, weights={"web": 1}, rows=total - quoting)
+    assert whole.record["metrics"]["too_short_of_quiz"] == 3 and whole.record["metrics"]["contaminated_by_wiki"] == 0
+    with pytest.raises(ValueError, match="scored: .*unknown split 'tset'"):
+        mix(data, {"quiz": quiz}, weights={"web": 1}, rows=9, scored=["tset"])
     with pytest.raises(ValueError, match=f"{quoting} of its rows left out, and its share is {total}"):
         mix(data, {"quiz": quiz}, weights={"web": 1}, rows=total)
 

@@ -31,7 +31,7 @@ class Spec:
 
     tokens: budget, counted by the tokenizer with an end token a row; rows: a budget of rows instead. split: of the
     sources. passes: how often a source may be read. ngram: words that a row and an evaluation set must share. scored:
-    the splits of the evaluation sets that count; without them all but `train`, or all where there is no other.
+    the splits of the evaluation sets that count; all of them if left out, for RTE and TweetQA are scored on `train`.
     heldout: kinds of tasks (the file of their templates: nli, paraphrase, ...) that no source may be of: a split of
     tasks, not of rows, as zero-shot generalization is measured on (arXiv 2110.08207).
     """
@@ -121,8 +121,7 @@ def _evaluated(spec: Spec, artifact: Artifact) -> "Evaluated":
     for name in spec.scored:
         if name not in data:
             raise ValueError(f"scored: {artifact.path}: {unknown('split', name, data)}")
-    scored = spec.scored or tuple(name for name in data if name != "train") or tuple(data)
-    return read(texts(data, str(artifact.path), scored), spec.ngram)
+    return read(texts(data, str(artifact.path), spec.scored or tuple(data)), spec.ngram)
 
 
 def _tokenizer(spec: Spec, inputs: Inputs) -> "PreTrainedTokenizerBase | None":
