@@ -55,23 +55,6 @@ def gather(inputs: type[T], given: Mapping[str, Artifact]) -> T:
     return inputs(**values)
 
 
-SEVERAL = dict[str, Artifact]  # the type of an input that a stage may have several of: `data`, `data.rte`, `data.qqp`
-
-
-def gather(inputs: type[T], given: Mapping[str, Artifact]) -> T:
-    """A job's `Inputs` from the artifacts of a study's inputs. A field of type `SEVERAL` holds `data.rte` as "rte" and a
-    plain `data` as ""."""
-    values: dict[str, Any] = {}
-    kind: Any = inputs
-    for key, artifact in given.items():
-        name, _, label = key.partition(".")
-        if field_types(kind)[name] == SEVERAL:
-            values.setdefault(name, {})[label] = artifact
-        else:
-            values[name] = artifact
-    return inputs(**values)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """What a stage, or a cluster's profile for it, asks for; None leaves it open. Never part of a fingerprint: the same
