@@ -116,6 +116,7 @@ def _model(spec: Spec, model: Artifact, data: Artifact | None, out: Path, ctx: C
     weights, tokenizer = models.load(model.path, spec.precision, ctx.resources.threads)
     longest = spec.max_length or models.context_length(weights) or 2048
     batch = max(1, (ctx.resources.micro_batch or ctx.resources.batch_tokens // longest) >> ctx.resources.halvings)
+    batch = 1 if models.padding_matters(weights) else batch
 
     def report(done: int, total: int) -> None:
         ctx.progress(done, total, unit="request")

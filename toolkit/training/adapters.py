@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from toolkit.checkpoints.folders import CONFIG, GENERATION, TOKENIZER, copy_config, copy_tokenizer
+from toolkit.checkpoints.folders import CONFIG, TOKENIZER, copy_config, copy_tokenizer
 from toolkit.checkpoints.tensors import INDEX, PRECISIONS, chunks, read_folder, read_header, weight_files, write_file
 from toolkit.stage import Context
 
@@ -241,7 +241,8 @@ def put_beside(folder: Path, base: Path, out: Path) -> None:
         ValueError: the adapter was trained for another model.
     """
     check_base(folder, base)
-    names = [CONFIG, GENERATION, INDEX, *TOKENIZER, *(path.name for path in weight_files(base))]
+    copy_config(base, out, "float32")  # so that it is asked in fp32, as the models are that were merged
+    names = [INDEX, *TOKENIZER, *(path.name for path in weight_files(base))]
     for name in names:
         if (base / name).is_file():
             (out / name).symlink_to((base / name).absolute())

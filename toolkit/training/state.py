@@ -5,7 +5,7 @@ and it is gone before the next: memory is that of the largest tensor. What one l
 more ranks or fewer, another ZeRO stage, or none.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,7 +101,7 @@ def read_weights(model: "torch.nn.Module", path: Path) -> None:
         )
     for name, tensor in weights(model).items():
         with _gathered(tensor, changed=True), torch.no_grad():
-            if tensor.numel():  # with ZeRO-3 all ranks hold the tensor here, and the first one's values count
+            if not hasattr(tensor, "ds_id") or torch.distributed.get_rank() == 0:  # which gives it to the others
                 tensor.copy_(_read(found[name]))
 
 
@@ -124,10 +124,11 @@ def read_moments(trainer: "Exact", path: Path, step: int) -> None:
             _put(adam, parameter, moment, _read(found[f"{moment}:{name}"]))
 
 
-def write_like(trainer: "Exact", source: Path, out: Path) -> bool:
+def write_like(trainer: "Exact", source: Path, out: Path, check: "Callable[[dict[str, torch.Tensor]], None]") -> bool:
     """Write the weights in fp32 to `out` in files as those of `source`, tensor by tensor; every rank must call it.
 
-    Returns False, and writes nothing, where the model's tensors are not those of `source`.
+    check: sees every tensor before it is written. Returns False, and writes nothing, where the model's tensors are not
+    those of `source`.
     """
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightRenaming, apply_renamings
@@ -145,7 +146,9 @@ def write_like(trainer: "Exact", source: Path, out: Path) -> bool:
 
     def parts(name: str) -> "Iterator[torch.Tensor | Tensor]":
         if names[name] in ours:
-            yield from _chunked(whole(trainer, ours[names[name]]).float())
+            tensor = whole(trainer, ours[names[name]]).float()
+            check({name: tensor})
+            yield from _chunked(tensor)
         elif like[name].dtype in FLOATS:
             yield from (part.float() for part in chunks(like[name]))
         else:

@@ -10,6 +10,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,7 +99,7 @@ class Watch(TrainerCallback):
     def _batch(self, step: int) -> str:
         """Which rows step `step` saw: numbers of the prepared data's rows, in their order."""
         size = self.recipe.global_batch
-        rows = list(islice(self.trainer.order, (step - 1) * size, step * size))
+        rows = list(islice(self.trainer.order, max(0, step - 1) * size, step * size))
         more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
         return f"in the batch of rows {', '.join(map(str, rows[:SHOWN]))}{more}"
 
@@ -192,10 +193,11 @@ class Watch(TrainerCallback):
     def _write_model(self, part: Path, step: int) -> bool:
         first = self.trainer.args.should_save
         # Under ZeRO-3 a whole model may be more than a node's memory; what it was read from says how it is cut.
-        if self.trainer.zero_stage() != 3 or not write_like(self.trainer, self.run.source, part):
+        check = partial(self._check_finite, step=step)
+        if self.trainer.zero_stage() != 3 or not write_like(self.trainer, self.run.source, part, check):
             weights = self.trainer.weights()
             if weights is not None:
-                self._check_finite(weights, step)
+                check(weights)
                 self.trainer.model.save_pretrained(part, state_dict=weights, max_shard_size="5GB")
         if first:
             copy_config(self.run.source, part, "float32")
@@ -206,7 +208,5 @@ class Watch(TrainerCallback):
     def _check_finite(self, weights: dict[str, Any], step: int) -> None:
         for name, tensor in weights.items():
             if not bool(tensor.isfinite().all()):
-                steps = self.recipe.steps
-                raise NanLoss(
-                    f"weight {name} is not finite after step {step} of {steps}, {self._batch(step)}: {self._remedy()}"
-                )
+                where = f"after step {step} of {self.recipe.steps}"
+                raise NanLoss(f"weight {name} is not finite {where}, {self._batch(step)}: {self._remedy()}")

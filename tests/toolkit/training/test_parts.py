@@ -5,14 +5,16 @@ import os
 import re
 import signal
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.toolkit.training.small import Small, context, losses, weights
+from toolkit.checkpoints.folders import copy_tokenizer
 from toolkit.failures import Failure, NanLoss, classify
-from toolkit.stage import Context, Group, Resources, read_progress
+from toolkit.stage import Artifact, Context, Group, Resources, read_progress
 from toolkit.training.order import Order
 from toolkit.training.ranks import RankFailed, StopFlag, run_ranks
 from toolkit.training.recipe import Layout, lay_out
@@ -182,6 +184,22 @@ def test_fine_tuning_under_zero3_on_two_ranks(small: Small, tmp_path: Path, prec
     assert {str(tensor.dtype) for tensor in weights(two).values()} == {"torch.float32"}
 
 
+def test_zero3_writes_files_as_the_model_came_in(small: Small, tmp_path: Path) -> None:
+    """Tensor by tensor, never the whole model on one rank: the shards are those of the model that training began with."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(small.model.path)
+    model.save_pretrained(tmp_path / "cut", max_shard_size="40KB")
+    copy_tokenizer(small.model.path, tmp_path / "cut")
+    given = {"model": Artifact(path=tmp_path / "cut")}
+    shards = sorted(path.name for path in (tmp_path / "cut").glob("*.safetensors"))
+    out = small.pretrain(tmp_path / "z", inputs=given, steps=2, ctx=context(tmp_path / "z", zero=3, processes=2))
+    assert sorted(path.name for path in out.glob("*.safetensors")) == shards and len(shards) > 2
+    one = small.pretrain(tmp_path / "one", inputs=given, steps=2)
+    ours, theirs = (AutoModelForCausalLM.from_pretrained(folder).state_dict() for folder in (out, one))
+    assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) <= 5e-5
+
+
 def test_nan_in_a_rank_is_a_nan_loss(small: Small, tmp_path: Path) -> None:
     with pytest.raises(NanLoss, match=r"(at|after) step \d+ of 30"):
         small.pretrain(tmp_path, steps=30, lr=1e30, clip=1e30, ctx=context(tmp_path, processes=2))
@@ -246,12 +264,24 @@ def test_offload_to_the_nodes_memory(small: Small, tmp_path: Path, zero: int) ->
     [
         ({"offload": "cpu"}, "offload is 'cpu' and zero is not set"),
         ({"offload": "cpu", "zero": 1}, "zero is 1 with offload cpu; valid: 0, 1, 2, 2 with offload cpu"),
-        ({"tracking": "wandb"}, "tracking is 'wandb' and the package 'wandb' is not installed: `pip install wandb`"),
     ],
 )
 def test_resources_that_cannot_be_had(small: Small, tmp_path: Path, resources: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         small.pretrain(tmp_path, ctx=context(tmp_path, **resources))
+
+
+@pytest.mark.parametrize(("name", "trace"), [("tensorboard", "events.out.tfevents.*"), ("wandb", "offline-run-*")])
+def test_tracking_writes_beside_the_artifact_or_is_refused(small: Small, tmp_path: Path, name: str, trace: str) -> None:
+    """Neither package comes with Tidemark, so which of the two happens depends on what else is installed."""
+    ctx = context(tmp_path, tracking=name)
+    if find_spec(name) is None:
+        with pytest.raises(
+            ValueError, match=f"tracking is '{name}' and the package.*not installed: `pip install {name}`"
+        ):
+            small.pretrain(tmp_path, ctx=ctx)
+    else:
+        assert list((small.pretrain(tmp_path, ctx=ctx) / "tracking").rglob(trace))
 
 
 def test_progress_tells_speed_and_memory(small: Small, tmp_path: Path) -> None:
