@@ -25,6 +25,7 @@ INHERITUNE = {
     "parent.steps": 20,
     "parent.warmup": 5,
     "child.layers": 2,
+    "child.select": "[spaced]",
     "trained.budget": "{tokens: {steps: 4}, time: {steps: 6}}",
     "trained.warmup": 1,
     "distilled.steps": 4,
@@ -73,11 +74,10 @@ def table(study: str, root: Path, sets: dict[str, Any]) -> list[dict[str, str]]:
     return rows
 
 
-def trained(root: Path) -> Iterator[tuple[str, dict[str, str], Path]]:
-    """Stage, coordinates and folder of every training run."""
-    for folder in (root / "artifacts" / "train").iterdir():
-        made = json.loads((folder / "artifact.json").read_text())["provenance"]
-        yield made["stage"], made["coords"], folder
+def trained(root: Path) -> Iterator[tuple[str, Path]]:
+    """Stage and folder of every training run."""
+    for folder in sorted((root / "artifacts" / "train").iterdir()):
+        yield json.loads((folder / "artifact.json").read_text())["provenance"]["stage"], folder
 
 
 def test_small_models_from_a_large_one(tmp_path: Path) -> None:
@@ -85,18 +85,15 @@ def test_small_models_from_a_large_one(tmp_path: Path) -> None:
     found = {
         (r["model"], r["select"], r["budget"]) for r in rows if r["stage"] == "likelihood" and r["metric"] == "acc"
     }
-    grown = {("trained", select, budget) for select in ("first", "spaced") for budget in ("tokens", "time")}
-    others = {(model, select, "") for model in ("child", "distilled", "stored") for select in ("first", "spaced")}
-    assert found == {("parent", "", "")} | grown | others
-    curves = {
-        (stage, coords["select"]): pyarrow.parquet.read_table(folder / "loss.parquet").to_pydict()
-        for stage, coords, folder in trained(tmp_path)
+    grown = {("trained", "spaced", budget) for budget in ("tokens", "time")}
+    assert found == {("parent", "", "")} | grown | {(model, "spaced", "") for model in ("child", "distilled", "stored")}
+    one, two = (
+        pyarrow.parquet.read_table(folder / "loss.parquet").to_pydict()
+        for stage, folder in sorted(trained(tmp_path))
         if stage in ("distilled", "stored")
-    }
-    for select in ("first", "spaced"):  # the parent that runs along, and what was stored of it
-        one, two = curves["distilled", select], curves["stored", select]
-        assert two["divergence"][0] == pytest.approx(one["divergence"][0], rel=0.2)
-        assert two["label"][0] == pytest.approx(one["label"][0], abs=1e-5)
+    )
+    assert two["label"][0] == pytest.approx(one["label"][0], abs=1e-5)  # one student, one batch
+    assert 0 < two["divergence"][0] < one["divergence"][0]  # in buckets, distributions differ less than they do
 
 
 def test_a_policy_from_preferences(tmp_path: Path) -> None:
@@ -108,7 +105,7 @@ def test_a_policy_from_preferences(tmp_path: Path) -> None:
         assert found == {
             ("tuned", ""), ("policy", "rloo"), ("policy", "grpo"), ("checked", "grpo"), ("preferred", ""),
         }  # fmt: skip
-    for stage, _, folder in trained(tmp_path):
+    for stage, folder in trained(tmp_path):
         if stage == "policy":
             traced = pyarrow.parquet.read_table(folder / "loss.parquet").to_pydict()
             assert len(traced["kl"]) == len(traced["reward"]) == 2 and traced["kl"][0] == pytest.approx(0, abs=1e-6)

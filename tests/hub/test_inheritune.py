@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.hub.commands import ROOT, Desk
+from tests.hub.commands import ROOT, Desk, tiny_model
 from tests.hub.standin import Standin
 
 WANTED = {  # what the study takes of data sets
@@ -14,7 +14,7 @@ WANTED = {  # what the study takes of data sets
 
 
 def test_the_study_plans_once_it_is_locked(hub: Standin, tmp_path: Path) -> None:
-    hub.push("allenai/OLMo-2-0425-1B", "main", {"config.json": b"{}", "model.safetensors": bytes(20_000)})
+    hub.push("allenai/OLMo-2-0425-1B", "main", tiny_model(tmp_path / "model", 0))
     for repo, (branch, path) in WANTED.items():
         hub.push(repo, branch, {path: b"PAR1"}, kind="dataset")
     desk = Desk(tmp_path, hub)
