@@ -25,7 +25,6 @@ MAGPIE = {
     "base.steps": 12,
     "base.warmup": 2,
     "official.steps": 12,
-    "official.warmup": 2,
     "drawn.rows": 24,
     "chosen.longest": 8,
     "tuned.epochs": 1,
