@@ -15,7 +15,7 @@ from toolkit.data.splits import open_split
 ROOT = Path(__file__).parents[1]
 SMALL_MODEL = (
     "{model_type: olmo2, hidden_size: 32, intermediate_size: 64, num_hidden_layers: 2, num_attention_heads: 2, "
-    "max_position_embeddings: 512}"
+    "max_position_embeddings: 1024}"
 )
 WORLD = {"people": 12, "biographies": 6}
 MAGPIE = {
@@ -25,7 +25,6 @@ MAGPIE = {
     "base.steps": 12,
     "base.warmup": 2,
     "official.steps": 12,
-    "official.warmup": 2,
     "drawn.rows": 24,
     "chosen.longest": 8,
     "tuned.epochs": 1,
@@ -34,7 +33,7 @@ MAGPIE = {
 PRETRAINING = {
     **{f"{stage}.{name}": value for stage in ("people", "domain") for name, value in WORLD.items()},
     "general.people": 60,
-    "tokenizer.vocab_size": 400,
+    "tokenizer.vocab_size": 600,
     "tokens.tokens": "4k",
     "reader.architecture": SMALL_MODEL,
     "reader.steps": 4,

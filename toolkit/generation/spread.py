@@ -57,8 +57,9 @@ def spread(part: Part[T], ctx: Context) -> list[T]:
     folder = ctx.state / part.name
     ranks = max(1, min(ctx.resources.processes, len(pieces)))
     tally = Tally(ranks, part.before, part.total or len(part.rows), part.unit)
-    # With a GPU even one rank is forked: CUDA stays out of this process, which may have to fork for the next pass.
-    if ranks == 1 and not has_cuda():
+    # Otherwise even one rank is forked: this process, which may have to fork for the next pass, uses neither CUDA nor
+    # OpenMP's threads.
+    if ctx.resources.processes == 1 and not has_cuda():
         _make(part, pieces, folder, tally, 0, lambda: ctx.stop_requested, lambda: tally.tell(ctx))
     elif pieces:
         flag = StopFlag()

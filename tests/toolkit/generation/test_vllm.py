@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 
 from jobs import generate
+from slurm import profiles
+from slurm.submissions import cells_of
 from tests.toolkit.generation.tiny import Tiny, context
 from toolkit.checkpoints.folders import load_tokenizer
 from toolkit.data.splits import open_split
@@ -26,6 +28,7 @@ from toolkit.generation.recipes import predict
 from toolkit.generation.rows import Row
 from toolkit.generation.vllm_engine import Driver, seed_of, settings
 from toolkit.stage import Resources
+from toolkit.study import Stage, Study
 
 STAND_IN = """
 import json, random
@@ -141,6 +144,18 @@ def test_the_driver_ends_with_its_parent(tiny: Tiny, tmp_path: Path, python: str
             return
         time.sleep(0.05)
     pytest.fail("the driver outlived its parent")
+
+
+def test_a_profile_says_where_it_is() -> None:
+    profile = profiles.read(
+        {
+            "shapes": {"gpu": {"hours": 1, "gpus": 2}},
+            "jobs": {"default": {"shape": "gpu", "vllm": "/envs/vllm/bin/python"}},
+        }
+    )
+    study = Study(name="s", stages={"people": Stage(job="prepare", spec={"dataset": "bios", "people": 4})})
+    (cell,) = cells_of(Path("unused"), study)
+    assert profiles.fit(profile, cell, study).resources().vllm == "/envs/vllm/bin/python"
 
 
 @pytest.mark.parametrize(
