@@ -1,9 +1,7 @@
-"""The commands that say what a study's numbers mean: compare, check, figure."""
+"""The commands that say what a study's numbers mean: compare, check."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from slurm.answers import AnyHarness, measured
+from slurm.answers import AnyHarness, folders_of, measured
 from slurm.terminal import (
     DEFAULT_ROOT,
     AsJson,
@@ -202,11 +200,12 @@ def check(study: StudyPath, root: Root = DEFAULT_ROOT, sets: Sets = None, as_jso
     Example: `tidemark check configs/studies/quickstart.yaml`
     """
     from toolkit.analysis import guards
+    from toolkit.analysis.contents import item_findings
 
     opened = open_study(study, root, sets)
     states = survey(opened.root, opened.study.name, opened.cells)
     table = measured(opened, states)
-    found = [*guards.findings(table), *_of_items(opened, states)]
+    found = [*guards.findings(table), *item_findings(opened.cells, folders_of(opened, states))]
     try:
         guards.one_harness(table)
     except ValueError as error:
@@ -217,87 +216,3 @@ def check(study: StudyPath, root: Root = DEFAULT_ROOT, sets: Sets = None, as_jso
         for finding in found:
             out.print(f"[yellow]{escape(finding)}[/]")
         out.print(f"{table.num_rows} rows, {len(found)} findings")
-
-
-def _of_items(opened: Opened, states: dict[str, CellState]) -> Iterable[str]:
-    """What is wrong with the items of done cells, each sentence once."""
-    import pyarrow.parquet as pq
-
-    from toolkit.analysis.guards import single_class
-
-    found: dict[str, None] = {}
-    for cell in opened.cells:
-        path = folder(opened.root, cell) / "items.parquet"
-        if states[cell.fingerprint].state == "done" and path.is_file():
-            found |= dict.fromkeys(single_class(pq.read_table(path, columns=["task", "gold"])))
-    return found
-
-
-class Scaling(StrEnum):
-    """How the checkpoints of a figure are spaced; `even` gives each the same room, as a categorical axis does."""
-
-    log = "log"
-    linear = "linear"
-    even = "even"
-
-
-def figure(
-    study: StudyPath,
-    output: Annotated[Path, typer.Option("-o", "--output", help="A .pdf, .png or .svg file; with --paper a folder.")],
-    over: Annotated[str, typer.Option(help="The axis of checkpoints; tokens, or else step, by default.")] = "",
-    lines: Annotated[str, typer.Option(help="Columns that tell lines apart; by default all that differ.")] = "",
-    panels: Annotated[str, typer.Option(help="Columns that tell panels apart.")] = "task,metric",
-    scale: Annotated[
-        Scaling | None, typer.Option(help="How checkpoints are spaced; log, where they allow it, by default.")
-    ] = None,
-    where: Annotated[
-        list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Keep these rows; may be repeated.")
-    ] = None,
-    paper: Annotated[
-        str, typer.Option(metavar="SOURCE", help="Draw the figures of this publication, from the rows of the study.")
-    ] = "",
-    root: Root = DEFAULT_ROOT,
-    sets: Sets = None,
-) -> None:
-    """Curves over checkpoints for print, with intervals, the level of guessing and marks for what was not run.
-
-    Example: `tidemark figure STUDY -o acc.pdf --where metric=acc --lines model --panels task`
-    """
-    from toolkit.analysis import gaps, pivot, plots, to_frame
-
-    opened = open_study(study, root, sets)
-    states = survey(opened.root, opened.study.name, opened.cells)
-    table = gaps.spread_gaps(pivot.choose(measured(opened, states), pivot.parse_where(where or [])))
-    frame = to_frame(table)
-    frame = frame[frame["task"].notna() & frame["metric"].notna()]
-    if paper:
-        drawn = lookup.find("toolkit.analysis.published", paper, "source").figures(
-            frame, scale.value if scale else "log"
-        )
-        for name, made in drawn.items():
-            for suffix in (".pdf", ".png"):
-                out.print(escape(str(plots.save(made, output / f"{name}{suffix}"))))
-        return
-    over = over or ("tokens" if "tokens" in frame else "step")
-    shown = [name for name in panels.split(",") if name]
-    fixed = {over, "step", "tokens", "seed", *shown}
-    differ = [n for n in gaps.keys(table) if n not in fixed and frame[n].nunique(dropna=False) > 1]
-    chosen = [name for name in lines.split(",") if name] or differ
-    made = plots.curves(frame, over, chosen, shown, scale.value if scale else None, chance=_chance(opened, states))
-    out.print(escape(str(plots.save(made, output))))
-
-
-def _chance(opened: Opened, states: dict[str, CellState]) -> dict[str, float]:
-    """The level of guessing of each multiple-choice task, from the items of the first cell that has it."""
-    import pyarrow.parquet as pq
-
-    from toolkit.analysis.guards import chance
-
-    found: dict[str, float] = {}
-    seen: set[tuple[str, str]] = set()
-    for cell in opened.cells:
-        path, kind = folder(opened.root, cell) / "items.parquet", (cell.stage, str(cell.spec.get("tasks")))
-        if states[cell.fingerprint].state == "done" and kind not in seen and path.is_file():
-            seen.add(kind)
-            found = {**chance(pq.read_table(path, columns=["task", "loglikelihoods"])), **found}
-    return found

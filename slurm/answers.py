@@ -61,10 +61,10 @@ def table(
     chosen = pivot.parse_where(where or [])
     listed = pivot.choose(long, chosen)
     if not any_harness:
-        guards.one_harness(listed, _names(f"{rows},{cols}") or listed.column_names, values)
+        guards.one_harness(listed, names_of(f"{rows},{cols}") or listed.column_names, values)
     data: pa.Table | pivot.Pivot = listed
     if rows or cols:
-        data = pivot.pivot(long, _names(rows), _names(cols), values, chosen, _names(mean_over))
+        data = pivot.pivot(long, names_of(rows), names_of(cols), values, chosen, names_of(mean_over))
     if format_ is Format.parquet:
         if output is None:
             raise ValueError("parquet needs a file: -o TABLE.parquet")
@@ -85,7 +85,8 @@ def report(
     sets: Sets = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The file; ROOT/STUDY.html by default.")] = None,
 ) -> None:
-    """One HTML file that opens offline: lineage, curves over checkpoints, the table, failures, provenance.
+    """One HTML file that opens offline: curves, heat map, paired comparisons, dynamics, figures, items, the table, and
+    where each number comes from.
 
     Example: `tidemark report configs/studies/quickstart.yaml -o report.html`
     """
@@ -93,7 +94,6 @@ def report(
 
     opened = open_study(study, root, sets)
     states = survey(opened.root, opened.study.name, opened.cells)
-    done = [cell for cell in opened.cells if states[cell.fingerprint].state == "done"]
     failed = [cell for cell in opened.cells if states[cell.fingerprint].state == "failed"]
     logs = {cell.fingerprint: log_path(opened.root, cell) for cell in failed}
     path = write_report(
@@ -102,7 +102,7 @@ def report(
         text="".join(f"# --set {word}\n" for word in sets or ()) + study.read_text(encoding="utf-8"),
         cells=opened.cells,
         states=states,
-        folders={cell.fingerprint: folder(opened.root, cell) for cell in done},
+        folders=folders_of(opened, states),
         axes=axes(opened.cells),
         logs={print_: path.read_text(errors="replace")[-4000:] for print_, path in logs.items() if path},
         index=_index(opened),
@@ -114,13 +114,17 @@ def measured(opened: Opened, states: dict[str, CellState]) -> "pa.Table":
     """The long table of a study, through the root's index."""
     from toolkit.analysis.table import measure
 
-    folders = {c.fingerprint: folder(opened.root, c) for c in opened.cells if states[c.fingerprint].state == "done"}
-    return measure(opened.cells, states, folders, axes(opened.cells), _index(opened))
+    return measure(opened.cells, states, folders_of(opened, states), axes(opened.cells), _index(opened))
+
+
+def folders_of(opened: Opened, states: dict[str, CellState]) -> dict[str, Path]:
+    """Fingerprint -> committed folder, of the cells that are done."""
+    return {c.fingerprint: folder(opened.root, c) for c in opened.cells if states[c.fingerprint].state == "done"}
 
 
 def _index(opened: Opened) -> Path:
     return opened.root / "index" / f"rows-{opened.study.name}.parquet"
 
 
-def _names(words: str) -> list[str]:
+def names_of(words: str) -> list[str]:
     return [word.strip() for word in words.split(",") if word.strip()]

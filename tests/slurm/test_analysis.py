@@ -216,4 +216,127 @@ def test_figures_are_written_for_print(home: Path) -> None:
     assert "unknown column 'harnes'; did you mean" in str(
         tidemark(*words, "-o", home / "x.pdf", "--lines", "harnes").exception
     )
-    assert "no row of a model with train" in str(tidemark(*words, "-o", home / "all", "--paper", "amuro").exception)
+    refused = tidemark(*words, "-o", home / "all", "--paper", "amuro")
+    assert "no figure of 'amuro' can be drawn" in str(refused.exception) and "is not drawn" in refused.stderr
+
+
+GRADED = """name: graded
+stages:
+  base: {path: base}
+  tuned: {path: tuned}
+  scores: {job: evaluate, inputs: {model: [base, tuned]}, spec: {tasks: [boolq, piqa]}}
+  few: {job: evaluate, inputs: {model: base}, spec: {tasks: [piqa], limit: 10}}
+"""
+
+
+@pytest.fixture(scope="module")
+def graded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two models with one score between them, evaluated by two versions of the harness; and a stage with a limit."""
+    here = tmp_path_factory.mktemp("graded")
+    (here / "study.yaml").write_text(GRADED)
+    root = here / "root"
+    for name in ("base", "tuned"):
+        (here / name).mkdir()
+        (here / name / "weights").write_text(name)
+    for cell in cells_of(root, study_file.load(here / "study.yaml")):
+        if cell.job == "folder":
+            adopt(root, path=here / cell.stage, label=cell.label)
+            continue
+        n = 10 if cell.stage == "few" else 9815
+        out = root / "work" / cell.fingerprint[:12]
+        out.mkdir(parents=True)
+        rows = {"task": "piqa", "metric": "acc", "value": 3 / 10 if n == 10 else 3212 / 9815, "stderr": 0.0047, "n": n}
+        pq.write_table(pa.Table.from_pylist([rows, {**rows, "task": "boolq"}]), out / "rows.parquet")
+        right = [i % 3 == 0 for i in range(20)]
+        said = [
+            {"task": task, "doc_id": i, "filter": "none", "prompt": f"q{i}", "prediction": "yes", "correct": hit,
+             "gold": "yes" if task == "boolq" else f"g{i % 2}", "loglikelihoods": [-1.0, -2.0]}
+            for task in ("boolq", "piqa") for i, hit in enumerate(right)
+        ]  # fmt: skip
+        pq.write_table(pa.Table.from_pylist(said), out / "items.parquet")
+        version = "0.4.12" if cell.coords.get("model") == "tuned" else "0.4.13"
+        made = {"identity": {"packages": {"lm_eval": version}}}
+        spec = {"spec": cell.spec, "inputs": {}, "metrics": {}, "provenance": made}
+        record.commit(root, job=cell.job, label=cell.label, fingerprint=cell.fingerprint, out=out, record=spec)
+    return here
+
+
+def test_each_guard_speaks_on_the_command_line(graded: Path) -> None:
+    words = (graded / "study.yaml", "--root", graded / "root")
+    found = "\n".join(json.loads(tidemark("check", *words, "--json").stdout))
+    for said in (
+        "2 models have acc 0.32726 on piqa: scores model base; scores model tuned",
+        "acc of piqa is of 9815 items in 2 rows and of fewer (10) in 1",
+        "all 20 items of boolq have one gold answer",
+        "scored by lm_eval 0.4.12 and by lm_eval 0.4.13",
+    ):
+        assert said in found, found
+    mixed = ("table", *words, "--rows", "model", "--cols", "task", "--values", "acc", "--where", "stage=scores")
+    assert "numbers of two harnesses do not compare" in str(tidemark(*mixed).exception)
+    assert "0.327" in tidemark(*mixed, "--any-harness").stdout
+    sides = ("compare", graded / "study.yaml", "model=base", "model=tuned", "--root", graded / "root", "--json")
+    assert "scored by lm_eval 0.4.13" in str(tidemark(*sides).exception)
+    one, two = json.loads(tidemark(*sides, "--any-harness").stdout)
+    assert one["verdict"] == two["verdict"] == "same scores"
+
+
+def test_the_report_says_what_the_guards_say_and_draws_chance(graded: Path) -> None:
+    done = tidemark("report", graded / "study.yaml", "--root", graded / "root", "-o", graded / "report.html")
+    assert done.exit_code == 0, done.exception
+    page = (graded / "report.html").read_text()
+    assert "have one gold answer" in page and "which do not compare" in page and "2 models have acc 0.32726" in page
+    data = json.loads(page.split('id="page-data">')[1].split("</script>")[0])
+    assert data["chance"] == {"boolq": 0.5, "piqa": 0.5} and data["table"]["total"] > 4
+
+
+PAPER = """name: paper
+stages:
+  released: {path: RELEASED}
+  paper: {job: published, inputs: {tables: released}, spec: {source: amuro}}
+"""
+AMURO = Path(__file__).parents[3] / "shared" / "amuro"
+
+
+@pytest.mark.skipif(not AMURO.is_dir(), reason="the released tables are not here")
+def test_dynamics_of_published_tables(tmp_path: Path) -> None:
+    """Table 6 and the cross-task means from the command line, with the places that were not run."""
+    import csv
+    import io
+
+    study = tmp_path / "paper.yaml"
+    study.write_text(PAPER.replace("RELEASED", str(AMURO)))
+    tidemark("adopt", "--published", "amuro", AMURO, "--root", tmp_path)
+
+    def ask(*words: Any) -> list[dict[str, str]]:
+        done = tidemark("dynamics", study, *words, "--root", tmp_path, "--format", "csv")
+        assert done.exit_code == 0, done.exception
+        return list(csv.DictReader(io.StringIO(done.stdout)))
+
+    with (AMURO / "paper_table6.csv").open() as lines:
+        printed = list(csv.DictReader(lines))
+    for group, column in (("pretraining", "learned_in_pretrain"), ("tuning", "learned_in_finetune")):
+        means = ask("average", "--paper", "amuro", "--pairs", f"learned-in-{group}")
+        assert [f"{float(row['mean']):.3f}" for row in means] == [f"{float(row[column]):.3f}" for row in printed]
+    missing = ask("relative", "--paper", "amuro", "--pairs", "cross-task", "--over", "train")
+    assert {row["train"]: row["missing"] for row in missing} == {
+        "mnli": "1",
+        "paws": "2",
+        "socialiqa": "0",
+        "xsum": "0",
+    }
+    gains = ask("gain", "--paper", "amuro", "--where", "task=mnli_matched")
+    assert [row["step"] for row in gains if row["train"] == "paws" and not row["gain"]] == ["342000", "738000"]
+    (pooled,) = ask("forgetting", "--paper", "amuro", "--pairs", "mnli:paws,mnli:xsum", "--over", "-")
+    assert (pooled["n"], pooled["missing"]) == ("15", "1")
+    for operation in ("revealed", "learned", "ranks", "slopes", "breaks"):
+        assert len(ask(operation, "--paper", "amuro")) > 10
+    latex = tidemark(
+        "dynamics", study, "formats", "--where", "task=paws", "--format", "latex", "--root", tmp_path
+    ).stdout
+    assert latex.startswith(r"\begin{tabular}") and r"\toprule" in latex
+    refused = str(tidemark("dynamics", study, "average", "--pairs", "mnli", "--root", tmp_path).exception)
+    assert "'mnli' is no pair MODEL:TASK" in refused
+    assert "say --pairs" in str(tidemark("dynamics", study, "average", "--root", tmp_path).exception)
+    assert "say --in-domain" in str(
+        tidemark("dynamics", study, "transfer", "--pairs", "mnli:rte", "--root", tmp_path).exception
+    )

@@ -6,6 +6,7 @@ categorical axis does.
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,12 @@ def scales(coordinates: Sequence[Any], axis: str) -> dict[str, Scale]:
     return found
 
 
+def categories(labels: Sequence[Any], axis: str) -> dict[str, Scale]:
+    """Bars and the columns of a heat map: each label has the same room, and none is left out."""
+    x = tuple(float(i) for i in range(len(labels)))
+    return {"even": Scale(x=x, ticks=x, labels=tuple(compact_all(labels)), title=axis)}
+
+
 def _logarithms(coordinates: Sequence[float], positive: Sequence[float]) -> list[float]:
     lowest, highest = math.log10(positive[0]), math.log10(positive[-1])
     gap = max(0.12 * (highest - lowest), (highest - lowest) / (len(positive) - 1) if len(positive) < 9 else 0)
@@ -56,12 +63,13 @@ def _scale(x: list[float], labels: list[str], title: str) -> Scale:
 
 
 def compact_all(coordinates: Sequence[Any]) -> list[str]:
-    """Each coordinate in as little room as tells them apart: 738000 and 738020 are `738k` and `738.02k`."""
-    for digits in (4, 5, 6, 8):
-        short = [compact(c, digits) for c in coordinates]
-        if len(set(short)) == len(set(coordinates)):
-            return short
-    return [str(c) for c in coordinates]
+    """Each coordinate in as little room as tells it from the others: 18000, 738000 and 738020 are `18k`, `738k` and
+    `738.02k`."""
+    found = [compact(c, 3) for c in coordinates]
+    for digits in (4, 5, 6, 8, 12):
+        alike = {short for short, count in Counter(found).items() if count > 1}
+        found = [compact(c, digits) if short in alike else short for c, short in zip(coordinates, found)]
+    return found if len(set(found)) == len(set(coordinates)) else [str(c) for c in coordinates]
 
 
 def compact(coordinate: Any, digits: int = 4) -> str:

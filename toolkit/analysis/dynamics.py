@@ -8,14 +8,15 @@ same coordinates on every axis that base rows have: step, format, shots, task, m
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from toolkit.analysis.gaps import NOT_KEYS
-from toolkit.analysis.stats import mean_interval
-from toolkit.analysis.trends import slope
+from toolkit.analysis.stats import holm, mean_interval
+from toolkit.analysis.trends import change_point, rank_correlation, slope
 from toolkit.lookup import unknown
 
 Pairs = Iterable[tuple[str, str]]  # (tuned on, evaluated on)
@@ -183,6 +184,33 @@ def revealed_by_tuning(gains: pd.DataFrame, over: str = "tokens") -> pd.DataFram
         revealed = lines["gain"].low > 0 >= lines["base"].low
         found.append({**key, **columns, "checkpoints": len(part), "revealed": revealed})
     return pd.DataFrame(found).rename(columns=lambda c: c.replace("value_", "tuned_"))
+
+
+def slopes(frame: pd.DataFrame, over: str = "tokens") -> pd.DataFrame:
+    """How every score moves over log10(`over`): `trends.slope` of each curve of three checkpoints or more."""
+    found = []
+    for key, part in _curves(frame, over, []):
+        found.append({**key, **asdict(slope(part[over], part["value"]))})
+    return pd.DataFrame(found)
+
+
+def breaks(frame: pd.DataFrame, over: str = "tokens") -> pd.DataFrame:
+    """Where the slope of every score changes: `trends.change_point` of each curve of six checkpoints or more."""
+    found = []
+    for key, part in _curves(frame, over, []):
+        if len(part) >= 6 and part[over].nunique() >= 5:
+            found.append({**key, **asdict(change_point(part[over], part["value"]))})
+    return pd.DataFrame(found)
+
+
+def ranks(gains: pd.DataFrame, over: str = "tokens") -> pd.DataFrame:
+    """Whether the base's score ranks checkpoints as the tuned model's does: `trends.rank_correlation` of each curve of
+    four checkpoints or more, and its p-value adjusted by Holm over all of them."""
+    found = []
+    for key, part in _curves(gains.dropna(subset=["gain"]), over, []):
+        if len(part) >= 4 and min(part["base"].nunique(), part["value"].nunique()) > 1:
+            found.append({**key, **asdict(rank_correlation(part["base"], part["value"]))})
+    return pd.DataFrame(found).assign(p_holm=holm([line["p"] for line in found]))
 
 
 def _points(frame: pd.DataFrame) -> list[str]:

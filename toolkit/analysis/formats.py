@@ -8,7 +8,7 @@ import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,9 @@ import pyarrow.parquet as pq
 
 from toolkit.analysis.gaps import show
 from toolkit.analysis.pivot import Pivot, bounds_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LATEX = {
     "\\": r"\textbackslash{}",
@@ -98,11 +101,40 @@ def _long_grid(table: pa.Table, bounds: bool) -> tuple[list[str], list[list[str]
 
 def to_markdown(data: pa.Table | Pivot) -> str:
     """A GitHub table; the columns are aligned so that it reads well as plain text too."""
-    headers, rows = grid(data)
+    return _markdown_of(*grid(data))
+
+
+def _markdown_of(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     cells = [[_markdown(c) for c in row] for row in [headers, *rows]]
     widths = [max(3, *(len(row[i]) for row in cells)) for i in range(len(headers))]
     lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths)) + " |" for row in cells]
     return "\n".join([lines[0], "| " + " | ".join("-" * w for w in widths) + " |", *lines[1:]]) + "\n"
+
+
+def frame_text(frame: "pd.DataFrame", kind: str) -> str:
+    """A frame of `dynamics` as `markdown` or `latex`, rounded, or as `csv` at full precision; what is missing is a
+    dash, in CSV empty.
+
+    Raises:
+        ValueError: a frame without a row.
+    """
+    if frame.empty:
+        raise ValueError("nothing of this can be worked out: too few checkpoints, or no row of this kind")
+    if kind == "csv":
+        return frame.to_csv(index=False)
+    whole = [name for name in frame if frame[name].dtype.kind == "f" and (frame[name].dropna() % 1 == 0).all()]
+    frame = frame.astype(dict.fromkeys(whole, "Int64"))  # epochs of models, beside a base that has none
+    plain = frame.astype(object).where(frame.notna(), None)
+    columns = {str(name): [_frame_cell(v) for v in plain[name]] for name in plain}
+    rows = [list(row) for row in zip(*columns.values())]
+    if kind == "markdown":
+        return _markdown_of(list(columns), rows)
+    numbers = "".join("r" if frame[name].dtype.kind in "fiu" else "l" for name in frame)
+    return _latex_of(list(columns), rows, numbers)
+
+
+def _frame_cell(value: Any) -> str:
+    return number(value) if isinstance(value, float) else show(value)
 
 
 def _markdown(text: str) -> str:
@@ -115,7 +147,10 @@ def to_latex(data: pa.Table | Pivot) -> str:
     r"""A booktabs `tabular` with 95 % intervals, every text escaped; needs `\usepackage{booktabs}`."""
     headers, rows = grid(data, bounds=True)
     left = len(data.rows) if isinstance(data, Pivot) else len(headers)
-    columns = "l" * left + "r" * (len(headers) - left)
+    return _latex_of(headers, rows, "l" * left + "r" * (len(headers) - left))
+
+
+def _latex_of(headers: Sequence[str], rows: Sequence[Sequence[str]], columns: str) -> str:
     lines = [" & ".join(map(latex, row)) + r" \\" for row in [headers, *rows]]
     top = [f"\\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule"]
     return "\n".join([*top, *lines[1:], r"\bottomrule", r"\end{tabular}"]) + "\n"

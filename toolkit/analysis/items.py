@@ -33,16 +33,25 @@ class Sides:
     alone: int
 
 
+def read_all(folder: Path) -> pa.Table:
+    """The items of all tasks in an evaluated cell's folder.
+
+    Raises:
+        ValueError: the cell keeps no items.
+    """
+    path = folder / "items.parquet"
+    if not path.is_file():
+        raise ValueError(f"{folder} keeps no items (items.parquet): compare cells of the job evaluate")
+    return pq.read_table(path)
+
+
 def read(folder: Path, task: str) -> pa.Table:
     """The items of one task in an evaluated cell's folder.
 
     Raises:
         ValueError: the cell keeps no items, or has none of this task.
     """
-    path = folder / "items.parquet"
-    if not path.is_file():
-        raise ValueError(f"{folder} keeps no items (items.parquet): compare cells of the job evaluate")
-    items = pq.read_table(path)
+    items = read_all(folder)
     if task not in (known := pc.unique(items["task"]).to_pylist()):
         raise ValueError(unknown("task", task, known) + f" ({folder.name})")
     return items.filter(pc.equal(items["task"], task))

@@ -12,6 +12,7 @@ from toolkit.plan import CellState
 from toolkit.study import Cell
 
 MACHINE = ("host", "cpus", "gpus", "SLURM_JOB_PARTITION")  # of the provenance of a record; nothing else is shown
+ALL_OF_IT = (*MACHINE, "SLURM_JOB_ID", "SLURM_ARRAY_TASK_ID")
 
 
 @dataclass(kw_only=True)
@@ -85,8 +86,16 @@ def _add(found: Origin, time: StageTime, provenance: Mapping[str, Any]) -> None:
     for name, version in {"python": identity.get("python"), **identity.get("packages", {})}.items():
         if version:
             found.packages.setdefault(name, Counter())[str(version)] += 1
-    shown = ", ".join(f"{name} {machine[name]}" for name in MACHINE if machine.get(name))
-    found.machines[shown or "unknown"] += 1
+    found.machines[machine_text(machine, MACHINE)] += 1
+
+
+def machine_text(machine: Mapping[str, Any], names: Sequence[str] = ALL_OF_IT) -> str:
+    """`host node01, cpus 64, gpus 4 x NVIDIA H100`: those of `names` that the provenance of a record has."""
+    shown = {name: machine[name] for name in names if machine.get(name)}
+    if isinstance(shown.get("gpus"), list):
+        kinds = Counter(map(str, shown["gpus"]))
+        shown["gpus"] = " + ".join(f"{count} x {kind}" for kind, count in kinds.items())
+    return ", ".join(f"{name} {value}" for name, value in shown.items()) or "unknown"
 
 
 def _gpus(machine: Mapping[str, Any]) -> int:

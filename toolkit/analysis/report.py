@@ -18,21 +18,28 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from toolkit.analysis.figures import Panel, curves, losses
-from toolkit.analysis.gaps import keys, show
+from toolkit.analysis.browse import item_sets
+from toolkit.analysis.contents import contents
+from toolkit.analysis.gaps import spread_gaps
 from toolkit.analysis.graph import dag_svg
+from toolkit.analysis.lineage import lineage
 from toolkit.analysis.origin import duration, origin
-from toolkit.analysis.payload import head, script_json, table_payload, visible
-from toolkit.analysis.suspects import checkpoint_axis, suspects
+from toolkit.analysis.payload import label, packed_json, script_json, spelled, table_payload, visible
+from toolkit.analysis.signals import MOST as SIGNALS
+from toolkit.analysis.suspects import suspects
 from toolkit.analysis.table import counts, measure
 from toolkit.failures import POLICY, Failure
 from toolkit.plan import CellState, StagePlan
 from toolkit.study import Cell
 
 PAGE = Path(__file__).parent / "page"
-PROMPTS, ANSWERS = 6, 24
-LOG_LINES = 20
-FAILURES = 50
+SCRIPTS = ("core.js", "draw.js", "explore.js", "items.js", "table.js", "start.js")
+TITLES = {
+    "overview": "Overview", "curves": "Curves", "heat": "Heat map", "comparisons": "Comparisons",
+    "dynamics": "Dynamics", "signals": "Signals", "figures": "Figures", "items": "Items", "table": "Table",
+    "losses": "Losses",    "failures": "Failures", "provenance": "Provenance",
+}  # fmt: skip
+LOG_LINES, FAILURES, FINDINGS = 20, 50, 12
 
 
 def write_report(
@@ -60,31 +67,43 @@ def write_report(
         ValueError: an artifact's rows are malformed, or an axis has the name of a column.
     """
     table = measure(cells, states, folders, axes, index)
-    over = checkpoint_axis(keys(table))
-    panels, left_out = curves(table, over) if over else ([], 0)
-    shown = {
-        "curves": [p for p in panels if p.task is not None],
-        "others": [p for p in panels if p.task is None],
-        "losses": losses(cells, folders),
-    }
+    table = table.rename_columns([label(name) for name in table.column_names])  # an axis is called as its study likes
+    shown = contents(table, cells, folders)
+    head, block = table_payload(spread_gaps(table))
+    items = item_sets(cells, folders)
+    blocked = [(c.name, states[c.fingerprint].message) for c in cells if states[c.fingerprint].state == "blocked"]
+    failed = failures(cells, states, logs or {})
+    present = {
+        "curves": bool(shown["page"]["over"]), "heat": table.num_rows > 0, "items": bool(items),
+        "comparisons": bool(shown["compared"].rows or shown["compared"].notes or shown["seeds"]),
+        "dynamics": bool(shown["summaries"]), "signals": bool(shown["signals"].rows),
+        "failures": bool(failed or blocked),
+        "figures": bool(shown["charts"]["figures"] or shown["figure_notes"]), "losses": bool(shown["charts"]["losses"]),
+    }  # fmt: skip
     context = {
         "name": name,
         "text": text,
         "made": made or datetime.now(UTC),
         "cells": len(cells),
         "counts": counts(cells, states),
+        "sections": [(id_, title) for id_, title in TITLES.items() if present.get(id_, True)],
         "suspects": suspects(table),
-        "dag": Markup(dag_svg(stages(cells, states))),
-        "panels": shown,
-        "panels_left_out": left_out,
-        "samples": samples(cells, folders),
-        "failures": failures(cells, states, logs or {}),
+        "dag": Markup(spelled(dag_svg(stages(cells, states)))),
+        "failures": failed,
         "failure_limit": FAILURES,
-        "blocked": [(c.name, states[c.fingerprint].message) for c in cells if states[c.fingerprint].state == "blocked"],
+        "finding_limit": FINDINGS,
+        "signal_limit": SIGNALS,
+        "blocked": blocked,
         "origin": origin(cells, states, folders),
-        "table": (payload := table_payload(table)),
-        "figures_json": Markup(script_json(_figures(shown))),
-        "table_json": Markup(script_json(payload)),
+        "table": head,
+        "page_json": Markup(script_json({**shown.pop("page"), "table": head})),
+        "blocks": {
+            "table-data": block,
+            "lineage-data": packed_json(lineage(cells, states, folders)),
+            "items-data": packed_json(items),
+            "charts-data": packed_json(shown.pop("charts")),
+        }.items(),
+        **shown,
     }
     return _write(path, _render(context))
 
@@ -139,58 +158,10 @@ def failures(cells: Sequence[Cell], states: Mapping[str, CellState], logs: Mappi
     return found
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sample:
-    """One prompt of a generating stage, and what each of its cells answered: (cell, answer, is it the gold answer)."""
-
-    stage: str
-    prompt: str
-    gold: str
-    answers: Sequence[tuple[str, str, bool | None]]
-    left_out: int
-
-
-def samples(cells: Sequence[Cell], folders: Mapping[str, Path]) -> list[Sample]:
-    """The first prompts of every stage that leaves `predictions.parquet`, with the answers of up to `ANSWERS` cells."""
-    found: dict[str, dict[tuple[str, str], list[tuple[str, dict[str, str]]]]] = {}
-    for cell in cells:
-        path = folders.get(cell.fingerprint, Path()) / "predictions.parquet"
-        if cell.fingerprint in folders and path.exists():
-            prompts = found.setdefault(cell.stage, {})
-            for row in head(path, ("id", "prompt", "prediction", "gold"), PROMPTS):
-                prompts.setdefault((row.get("id", ""), row.get("prompt", "")), []).append((_coordinates(cell), row))
-    return [
-        _sample(stage, prompt, rows)
-        for stage, prompts in found.items()
-        for (_, prompt), rows in list(prompts.items())[:PROMPTS]
-    ]
-
-
-def _coordinates(cell: Cell) -> str:
-    return ", ".join(f"{axis} {show(value)}" for axis, value in cell.coords.items()) or cell.stage
-
-
-def _sample(stage: str, prompt: str, rows: Sequence[tuple[str, Mapping[str, str]]]) -> Sample:
-    answers = []
-    for cell, row in rows[:ANSWERS]:
-        prediction, gold = row.get("prediction", ""), row.get("gold")
-        answers.append((cell, prediction, None if gold is None else prediction.strip() == gold.strip()))
-    gold = rows[0][1].get("gold", "")
-    return Sample(stage=stage, prompt=prompt, gold=gold, answers=answers, left_out=max(len(rows) - ANSWERS, 0))
-
-
-def _figures(panels: Mapping[str, Sequence[Panel]]) -> dict[str, Any]:
-    return {
-        f"{group}-{i}": panel.figure.to_plotly_json() | {"metric": panel.metric, "task": panel.task}
-        for group, some in panels.items()
-        for i, panel in enumerate(some)
-    }
-
-
 def _render(context: Mapping[str, Any]) -> str:
     from plotly.offline import get_plotlyjs
 
-    scripts = [get_plotlyjs(), (PAGE / "report.js").read_text()]
+    scripts = [get_plotlyjs(), "\n".join((PAGE / script).read_text() for script in SCRIPTS)]
     digests = [base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts]
     allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
     policy = (
@@ -204,8 +175,9 @@ def _render(context: Mapping[str, Any]) -> str:
 def _template() -> jinja2.Template:
     loader = jinja2.FileSystemLoader(PAGE)
     environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        finalize=lambda value: spelled(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
+    )  # fmt: skip
     environment.filters["duration"] = duration
     return environment.get_template("report.html.j2")
 

@@ -3,6 +3,7 @@ import pytest
 from scipy import stats
 
 from toolkit.analysis.paired import bootstrap_p, compare, discordant_interval, mcnemar
+from toolkit.analysis.stats import bootstrap_interval
 
 EXACT = {  # statsmodels 0.15.0: mcnemar([[0, b], [c, 0]], exact=True).pvalue
     (10, 23): 0.03508203336969018,
@@ -45,6 +46,17 @@ def test_the_paired_bootstrap_keeps_its_level_and_finds_a_difference() -> None:
     items = random.normal(0.02, 0.1, 300)
     assert bootstrap_p(items) == pytest.approx(stats.ttest_1samp(items, 0).pvalue, abs=0.003)
     assert bootstrap_p([0.0, 0.0]) == 1.0 and bootstrap_p([0.1, 0.1], 99) == 0.01
+
+
+def test_the_interval_of_paired_scores_covers_the_truth() -> None:
+    random, hits = np.random.default_rng(3), 0
+    for seed in range(300):
+        first = random.beta(2, 3, 80)
+        found = bootstrap_interval(
+            np.clip(first + random.normal(0.05, 0.1, 80), -1, 2) - first, resamples=999, seed=seed
+        )
+        hits += found[0] <= 0.05 <= found[1]
+    assert 0.93 <= hits / 300 <= 0.97
 
 
 def test_right_and_wrong_answers_are_compared_by_discordant_pairs() -> None:

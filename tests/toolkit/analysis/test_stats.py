@@ -42,6 +42,16 @@ def test_mean_interval_equals_scipy() -> None:
     assert math.isnan(mean_interval([0.4])[1])
 
 
+def test_normal_and_student_intervals_cover_the_truth_as_often_as_they_say() -> None:
+    """Means of 100 scores between 0 and 1, and means of 4 seeds."""
+    random = np.random.default_rng(6)
+    items = random.beta(2, 3, (4000, 100))
+    low, high = normal(items.mean(1), stats.sem(items, axis=1))
+    assert 0.93 <= np.mean((low <= 0.4) & (0.4 <= high)) <= 0.97
+    bounds = np.array([mean_interval(runs)[1:] for runs in random.normal(0.4, 0.02, (2000, 4))])
+    assert 0.93 <= np.mean((bounds[:, 0] <= 0.4) & (0.4 <= bounds[:, 1])) <= 0.97
+
+
 def test_the_interval_fits_the_metric() -> None:
     found = intervals("acc", [0.5, 0.123, 0.5, math.nan], [0.05, 0.05, math.nan, math.nan], [100, 100, math.nan, 100])
     assert found.method.tolist() == ["wilson", "normal", "", ""]

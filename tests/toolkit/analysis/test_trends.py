@@ -70,6 +70,17 @@ def test_rank_correlation_equals_scipy(method: Literal["spearman", "kendall"]) -
     assert (again.low, again.high) == pytest.approx(tuple(np.nanquantile(drawn, [0.025, 0.975])))
 
 
+@pytest.mark.parametrize("method", ["spearman", "kendall"])
+def test_the_p_value_of_few_pairs_is_exact(method: Literal["spearman", "kendall"]) -> None:
+    x, y = np.array([1.0, 2, 3, 4, 5, 6, 7]), np.array([2.0, 1, 4, 3, 7, 7, 5])
+    one = stats.spearmanr if method == "spearman" else stats.kendalltau
+    reference = stats.permutation_test(
+        (x,), lambda x: one(x, y).statistic, permutation_type="pairings", n_resamples=9**9
+    )
+    assert rank_correlation(x, y, method).p == pytest.approx(reference.pvalue)
+    assert rank_correlation(x, x, method).p == pytest.approx(2 / 5040)
+
+
 @pytest.mark.parametrize(
     "method, truth", [("spearman", 6 / math.pi * math.asin(0.3)), ("kendall", 2 / math.pi * math.asin(0.6))]
 )

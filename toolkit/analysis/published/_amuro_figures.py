@@ -1,65 +1,96 @@
 """The figures that Amuro & Char's results are told by, from rows: the authors' or one's own of the same coordinates.
 
-They go by what they show, not by number, since numbers change from one version of a paper to the next.
+They go by what they show (`amuro.ABOUT`), not by number: numbers change from one version of a paper to the next.
 """
 
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Callable, Iterable
 
 import pandas as pd
-from matplotlib.figure import Figure
 
-from toolkit.analysis.dynamics import average, gain, mean_relative_change
-from toolkit.analysis.plots import bars, curves, heat
+from toolkit.analysis.charts import Chart, bars, curves, heat
+from toolkit.analysis.dynamics import average, forgetting, format_sensitivity, gain, mean_relative_change
 from toolkit.analysis.published import amuro
 
 TWICE = ("qqp", "rte")  # both harnesses scored these; the figures show the authors' own prompts
 INSTRUCTION = ("hellaswag", "arc_challenge", "arc_easy", "sciq", "openbookqa", "boolq")
 FAMILIES = {"question generation": "socialiqa", "summary": "xsum", "NLI": "mnli", "paraphrase": "paws"}
+FLAT = ("mnli_matched", "xsum", "socialiqa", "paws", "boolq")
+GROUPS = {"learned in tuning": amuro.LEARNED_IN_TUNING, "learned in pre-training": amuro.LEARNED_IN_PRETRAINING}
 
 
-def figures(frame: pd.DataFrame, scale: Literal["log", "linear", "even"] = "log") -> dict[str, Figure]:
-    """Name -> figure. `scale` of the checkpoints: log tokens, or `even` as in the paper.
-
-    Raises:
-        ValueError: a row that a figure needs is missing, or stands there twice.
-    """
+def figures(frame: pd.DataFrame) -> dict[str, Callable[[], Chart]]:
+    """Name -> what makes the chart, each by itself; it raises ValueError where a row that it needs is missing, or
+    stands there twice."""
     rows = amuro.paper_rows(frame)
     rows = rows[~(rows["task"].isin(TWICE) & (rows["harness"] == "olmo-eval"))]
-    base, gains = rows[rows["train"] == amuro.BASE], gain(rows)
-    own = gains[gains["harness"] == "amuro"]
+    base = rows[rows["train"] == amuro.BASE]
     instruct = rows[rows["harness"] == "olmo-eval"]
-
-    def checkpoints(chosen: pd.DataFrame, lines: tuple[str, ...], panels: tuple[str, ...]) -> Figure:
-        return curves(chosen, "tokens", lines, panels, scale, chance=amuro.CHANCE)
-
+    gains = _gains(rows)
+    own = gains[gains["harness"] == "amuro"]
     learned = instruct[(instruct["train"] == amuro.BASE) & (instruct["task"] != "boolq")]
-    flat = base[base["task"].isin(["mnli_matched", "xsum", "socialiqa", "paws", "boolq"])]
-    groups = {"learned in tuning": amuro.LEARNED_IN_TUNING, "learned in pre-training": amuro.LEARNED_IN_PRETRAINING}
-    by_task = [
-        average(own, [p for p in amuro.OUT_OF_DOMAIN if p[0] == train], ()).assign(task=name)
-        for name, train in FAMILIES.items()
-    ]
+
+    def beside(pairs: Iterable[tuple[str, str]]) -> Chart:
+        return _checkpoints(_beside_base(rows, pairs), ("model",), ("pair",))
+
+    def by_family(value: str) -> Chart:
+        found = [
+            average(own, [p for p in amuro.OUT_OF_DOMAIN if p[0] == train], (), value).assign(task=name)
+            for name, train in FAMILIES.items()
+        ]
+        return bars(pd.concat(found), "task")
+
     return {
-        "base-improves": checkpoints(learned, ("task",), ("train",)),
-        "base-does-not-improve": checkpoints(flat, ("task",), ("train",)),
-        "gain-of-groups": bars(
-            pd.concat([average(gains, pairs).assign(group=name) for name, pairs in groups.items()]), "step", "group"
+        "base-improves": lambda: _checkpoints(learned, ("task",), ("train",)),
+        "base-does-not-improve": lambda: _checkpoints(base[base["task"].isin(FLAT)], ("task",), ("train",)),
+        "base-by-shots": lambda: _checkpoints(_by_shots(frame), ("shots",), ("task",)),
+        "gain-of-groups": lambda: bars(
+            pd.concat([average(gains, pairs).assign(group=name) for name, pairs in GROUPS.items()]), "step", "group"
         ),
-        "tuned-in-domain": checkpoints(_beside_base(rows, amuro.IN_DOMAIN), ("model",), ("pair",)),
-        "instruction-tuned": checkpoints(
-            _beside_base(rows, [("tulu", task) for task in INSTRUCTION]), ("model",), ("pair",)
-        ),
-        "formats": checkpoints(_formats(frame), ("format", "model"), ("pair",)),
-        "out-of-domain": checkpoints(_beside_base(rows, amuro.OUT_OF_DOMAIN), ("model",), ("pair",)),
-        "out-of-domain-change": bars(pd.concat(by_task), "task"),
-        "cross-task": checkpoints(_beside_base(rows, amuro.CROSS_TASK), ("model",), ("pair",)),
-        "cross-task-change": bars(mean_relative_change(own, amuro.CROSS_TASK, ["train"]), "train"),
-        "instruction-following": checkpoints(_llmbar(frame), ("model",), ("pair",)),
-        "gain-by-task": heat(
+        "tuned-in-domain": lambda: beside(amuro.IN_DOMAIN),
+        "instruction-tuned": lambda: beside([("tulu", task) for task in INSTRUCTION]),
+        "instruction-gain": lambda: _checkpoints(gains[gains["train"] == "tulu"], ("task",), ("train",), "gain"),
+        "formats": lambda: _checkpoints(_formats(frame), ("format", "model"), ("pair",)),
+        "format-sensitivity": lambda: _sensitivity(_formats(frame)),
+        "out-of-domain": lambda: beside(amuro.OUT_OF_DOMAIN),
+        "out-of-domain-change": lambda: by_family("gain"),
+        "out-of-domain-ratio": lambda: by_family("relative"),
+        "cross-task": lambda: beside(amuro.CROSS_TASK),
+        "cross-task-change": lambda: bars(mean_relative_change(own, amuro.CROSS_TASK, ["train"]), "train"),
+        "cross-task-by-checkpoint": lambda: bars(mean_relative_change(own, amuro.CROSS_TASK), "step", "train"),
+        "forgetting": lambda: bars(forgetting(own, amuro.CROSS_TASK), "step", "train"),
+        "instruction-following": lambda: _checkpoints(_llmbar(frame), ("model",), ("pair",)),
+        "gain-by-task": lambda: heat(
             _labelled(gains, (*amuro.LEARNED_IN_TUNING, *amuro.LEARNED_IN_PRETRAINING[:-1])), "step", "pair", "gain"
         ),
     }
+
+
+def _gains(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of rows without a base no figure of changes can be drawn, and those that need none still can."""
+    if (rows["train"] == amuro.BASE).any():
+        return gain(rows)
+    return rows.iloc[:0].assign(base=0.0, base_stderr=0.0, gain=0.0, gain_stderr=0.0, relative=0.0)
+
+
+def _checkpoints(chosen: pd.DataFrame, lines: tuple[str, ...], panels: tuple[str, ...], value: str = "value") -> Chart:
+    if chosen["value"].dropna().empty:
+        raise ValueError("no row of the table is one of this figure's")
+    return curves(chosen, "tokens", lines, panels, value, amuro.CHANCE)
+
+
+def _by_shots(frame: pd.DataFrame) -> pd.DataFrame:
+    """Base checkpoints on the authors' own prompts at every number of demonstrations that they tried."""
+    chosen = frame[(frame["harness"] == "amuro") & (frame["train"] == amuro.BASE) & (frame["format"] == "default")]
+    chosen = chosen[chosen["repeat"].isna()] if "repeat" in chosen else chosen
+    tried = chosen.dropna(subset=["value"]).groupby("task")["shots"].nunique()
+    return chosen[chosen["task"].isin(tried[tried > 1].index)].sort_values("shots", kind="stable")
+
+
+def _sensitivity(rows: pd.DataFrame) -> Chart:
+    """The range of a score over formats, at each checkpoint."""
+    found = format_sensitivity(rows.drop(columns="pair").drop_duplicates())
+    ranges = found.assign(value=found["range"], stderr=float("nan"), n=float("nan"))
+    return curves(ranges, "tokens", ("model",), ("task",))
 
 
 def _labelled(rows: pd.DataFrame, pairs: Iterable[tuple[str, str]]) -> pd.DataFrame:

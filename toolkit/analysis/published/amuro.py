@@ -7,16 +7,17 @@ of its own (step, tokens, train, epochs, lr, format, shots, harness), so that it
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from toolkit.stage import Artifact, Context
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
+
+    from toolkit.analysis.charts import Chart
 
 OWN, OFFICIAL = "all_perf_table.csv", "official_eval_table.csv"
 HARNESS = {OWN: "amuro", OFFICIAL: "olmo-eval"}
@@ -56,6 +57,32 @@ LEARNED_IN_TUNING = (*IN_DOMAIN, ("tulu", "boolq"))
 LEARNED_IN_PRETRAINING = tuple(
     ("tulu", task) for task in ("sciq", "hellaswag", "arc_challenge", "arc_easy", "openbookqa", "sciq")
 )  # SciQ counts twice, as in the authors' notebook
+
+# What `tidemark dynamics --paper amuro` calls the pairs.
+GROUPS = {
+    "in-domain": IN_DOMAIN, "out-of-domain": OUT_OF_DOMAIN, "cross-task": CROSS_TASK,
+    "learned-in-tuning": LEARNED_IN_TUNING, "learned-in-pretraining": LEARNED_IN_PRETRAINING,
+}  # fmt: skip
+ABOUT = {  # figure -> what it shows
+    "base-improves": "Base checkpoints on the tasks that pre-training teaches, few-shot or by likelihood.",
+    "base-does-not-improve": "Base checkpoints on the tasks that stay near chance until they are tuned.",
+    "base-by-shots": "Base checkpoints by the number of demonstrations.",
+    "gain-of-groups": "What tuning adds (FT - BASE) to tasks learned in pre-training and in tuning: Table 6.",
+    "tuned-in-domain": "Each fine-tuned checkpoint on its own task, beside the checkpoint that it comes from.",
+    "instruction-tuned": "Instruction-tuned checkpoints on six tasks, beside their base.",
+    "instruction-gain": "What instruction tuning adds at each checkpoint, a line for each task.",
+    "formats": "Base and tuned scores by the format of the prompt: default, instruct, input-output.",
+    "format-sensitivity": "The range of a score over formats, before and after tuning.",
+    "out-of-domain": "Each fine-tuned checkpoint on other data of its task, beside its base.",
+    "out-of-domain-change": "Mean change on other data of the task, over checkpoints.",
+    "out-of-domain-ratio": "Mean relative change on other data of the task, over checkpoints.",
+    "cross-task": "Each fine-tuned checkpoint on the tasks of the others, beside its base.",
+    "cross-task-change": "Mean relative change on other tasks, over checkpoints and tasks.",
+    "cross-task-by-checkpoint": "Mean relative change on other tasks, at each checkpoint.",
+    "forgetting": "What tuning takes from other tasks (BASE - FT), at each checkpoint.",
+    "instruction-following": "LLMBar before and after instruction tuning.",
+    "gain-by-task": "What tuning adds, checkpoint by task.",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,12 +242,9 @@ def table6(frame: "pd.DataFrame") -> "pd.DataFrame":
     return means[0].to_frame().join(means[1]).reset_index()
 
 
-def figures(frame: "pd.DataFrame", scale: Literal["log", "linear", "even"] = "log") -> "dict[str, Figure]":
-    """Name -> figure, of a frame that holds the release or one's own rows of the same coordinates.
-
-    Raises:
-        ValueError: a row that a figure needs is missing, or stands there twice.
-    """
+def figures(frame: "pd.DataFrame") -> "dict[str, Callable[[], Chart]]":
+    """Name (of `ABOUT`) -> what makes the chart, of a frame that holds the release or one's own rows of the same
+    coordinates. Each raises ValueError where a row that it needs is missing, or stands there twice."""
     from toolkit.analysis.published import _amuro_figures
 
-    return _amuro_figures.figures(frame, scale)
+    return _amuro_figures.figures(frame)

@@ -1,0 +1,131 @@
+"""The command that draws for print: figure."""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from slurm.answers import AnyHarness, folders_of, measured
+from slurm.terminal import DEFAULT_ROOT, Root, Sets, StudyPath, err, open_study, out
+from toolkit import lookup
+from toolkit.plan import survey
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from toolkit.analysis.charts import Chart
+
+
+class Scaling(StrEnum):
+    """How the checkpoints of a figure are spaced; `even` gives each the same room, as a categorical axis does."""
+
+    log = "log"
+    linear = "linear"
+    even = "even"
+
+
+class Kind(StrEnum):
+    """What a figure shows."""
+
+    curves = "curves"
+    heat = "heat"
+    signal = "signal"
+
+
+def figure(
+    study: StudyPath,
+    output: Annotated[Path, typer.Option("-o", "--output", help="A .pdf, .png or .svg file; with --paper a folder.")],
+    kind: Annotated[
+        Kind, typer.Option(help="Curves over checkpoints, a heat map checkpoint by task, or a signal beside a score.")
+    ] = Kind.curves,
+    over: Annotated[str, typer.Option(help="The axis of checkpoints; tokens, or else step, by default.")] = "",
+    lines: Annotated[str, typer.Option(help="Columns that tell lines apart; by default all that differ.")] = "",
+    panels: Annotated[str, typer.Option(help="Columns that tell panels apart.")] = "task,metric",
+    signal: Annotated[
+        str,
+        typer.Option(
+            metavar="STAGE.METRIC", help="With --kind signal: the cheap number, or STAGE.METRIC@TASK, a score."
+        ),
+    ] = "",
+    scale: Annotated[
+        Scaling | None, typer.Option(help="How checkpoints are spaced; log, where they allow it, by default.")
+    ] = None,
+    where: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Keep these rows; may be repeated.")
+    ] = None,
+    paper: Annotated[
+        str, typer.Option(metavar="SOURCE", help="Draw the figures of this publication, from the rows of the study.")
+    ] = "",
+    root: Root = DEFAULT_ROOT,
+    sets: Sets = None,
+    any_harness: AnyHarness = False,
+) -> None:
+    """Figures for print, with intervals, the level of guessing and marks for what was not run.
+
+    Example: `tidemark figure STUDY -o acc.pdf --where metric=acc --lines model --panels task`
+    """
+    from toolkit.analysis import charts, contents, gaps, guards, pivot, plots, to_frame
+
+    if bool(signal) != (kind is Kind.signal):
+        raise ValueError("--signal STAGE.METRIC and --kind signal go together")
+    opened = open_study(study, root, sets)
+    states = survey(opened.root, opened.study.name, opened.cells)
+    long = measured(opened, states)
+    table = gaps.spread_gaps(pivot.choose(long, pivot.parse_where(where or [])))
+    names = gaps.keys(table)
+    frame = to_frame(table)
+    frame = frame[frame["task"].notna() & frame["metric"].notna()]
+    chosen = scale.value if scale else None
+    if paper:
+        _draw_paper(paper, frame, chosen, output)
+        return
+    shown = [name for name in panels.split(",") if name]
+    over = over or ("tokens" if "tokens" in frame else "step")
+    fixed = {over, "step", "tokens", "seed", *shown}
+    differ = [n for n in names if n not in fixed and frame[n].nunique(dropna=False) > 1]
+    told = [name for name in lines.split(",") if name] or differ
+    charts.check_columns(frame, [over, *told, *shown])
+    if not any_harness:
+        guards.one_harness(table, [over, *told, *shown])
+    if kind is Kind.signal:
+        made = _beside(to_frame(gaps.spread_gaps(long)), frame, signal, told)
+    elif kind is Kind.heat:
+        made = charts.heat(frame.dropna(subset=[over]), over)
+    else:
+        chance = contents.chances(opened.cells, folders_of(opened, states))
+        made = charts.curves(frame, over, told, shown, chance=chance)
+    out.print(escape(str(plots.save(plots.draw(made, chosen), output))))
+
+
+def _beside(whole: "pd.DataFrame", scores: "pd.DataFrame", signal: str, lines: Sequence[str]) -> "Chart":
+    """The scores that were chosen, beside the signal at the same coordinates."""
+    from toolkit.analysis import charts
+    from toolkit.analysis.signals import beside
+
+    pairs = beside(whole, signal, scores)
+    metrics = " and ".join(pairs["metric"].unique())
+    told = [name for name in [*lines, "task"] if name in pairs and pairs[name].nunique(dropna=False) > 1]
+    return charts.scatter(pairs.rename(columns={"value": metrics}), signal, metrics, list(dict.fromkeys(told)))
+
+
+def _draw_paper(paper: str, frame: "pd.DataFrame", scale: str | None, output: Path) -> None:
+    """All figures that the rows allow, as PDF and PNG; of the others why not."""
+    from toolkit.analysis import plots
+
+    drawn, source = 0, lookup.find("toolkit.analysis.published", paper, "source")
+    if not hasattr(source, "figures"):
+        raise ValueError(f"{source.__name__} brings no figures: only its rows can be drawn, without --paper")
+    for name, make in source.figures(frame).items():
+        try:
+            made = plots.draw(make(), scale)
+        except ValueError as error:
+            err.print(f"[yellow]{escape(name)} is not drawn: {escape(str(error))}[/]")
+            continue
+        drawn += 1
+        for suffix in (".pdf", ".png"):
+            out.print(escape(str(plots.save(made, output / f"{name}{suffix}"))))
+    if not drawn:
+        raise ValueError(f"no figure of {paper!r} can be drawn from the rows of this study: the lines above say why")
