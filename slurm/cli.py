@@ -11,7 +11,7 @@ import sys
 import typer
 from rich.markup import escape
 
-from slurm import analysis, answers, cancel, commands, doctor, hub, upkeep, usage
+from slurm import analysis, answers, cancel, commands, doctor, hub, upkeep, usage, weights
 from slurm.terminal import INTERRUPTED, err
 from toolkit.failures import POLICY, Failure, classify
 
@@ -24,7 +24,7 @@ app = typer.Typer(
 )
 for command in (
     commands.plan, commands.launch, commands.status, commands.why, commands.logs, cancel.cancel,
-    answers.table, answers.report, analysis.compare, analysis.check, analysis.figure,
+    answers.table, answers.report, analysis.compare, analysis.check, analysis.figure, weights.weights,
     usage.usage, upkeep.verify, upkeep.adopt, upkeep.keep, upkeep.clean, doctor.doctor,
     hub.revisions, hub.lock, hub.prefetch,
 ):  # fmt: skip
