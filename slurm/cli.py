@@ -11,7 +11,21 @@ import sys
 import typer
 from rich.markup import escape
 
-from slurm import analysis, answers, cancel, commands, compact, data, doctor, dynamics, figures, hub, upkeep, usage
+from slurm import (
+    analysis,
+    answers,
+    cancel,
+    commands,
+    compact,
+    data,
+    doctor,
+    dynamics,
+    figures,
+    hub,
+    upkeep,
+    usage,
+    weights,
+)
 from slurm.terminal import INTERRUPTED, err
 from toolkit.failures import POLICY, Failure, classify
 
@@ -24,7 +38,7 @@ app = typer.Typer(
 )
 for command in (
     commands.plan, commands.launch, commands.status, commands.why, commands.logs, cancel.cancel,
-    answers.table, answers.report, analysis.compare, analysis.check, dynamics.dynamics, figures.figure,
+    answers.table, answers.report, analysis.compare, analysis.check, dynamics.dynamics, figures.figure, weights.weights,
     usage.usage, upkeep.verify, upkeep.adopt, upkeep.keep, upkeep.clean, compact.compact, doctor.doctor,
     hub.revisions, hub.lock, hub.prefetch,
 ):  # fmt: skip

@@ -132,14 +132,19 @@ def chunks(tensor: Tensor, elements: int = CHUNK) -> "Iterator[torch.Tensor]":
         for first in range(0, tensor.elements, elements):
             count = min(elements, tensor.elements - first)
             buffer = bytearray(count * width)
-            _read_into(file.fileno(), buffer, tensor.start + first * width, tensor)
+            read_into(file.fileno(), memoryview(buffer), tensor.start + first * width, tensor)
             yield torch.frombuffer(buffer, dtype=dtype)
 
 
-def _read_into(fd: int, buffer: bytearray, offset: int, tensor: Tensor) -> None:
-    view, done = memoryview(buffer), 0
+def read_into(fd: int, buffer: memoryview, offset: int, tensor: Tensor) -> None:
+    """Fill `buffer` with the bytes at `offset` of the file of `tensor`, which is open as `fd`.
+
+    Raises:
+        ValueError: the file ends before that.
+    """
+    done = 0
     while done < len(buffer):
-        got = os.preadv(fd, [view[done:]], offset + done)
+        got = os.preadv(fd, [buffer[done:]], offset + done)
         if got == 0:
             raise ValueError(f"{tensor.file} ends inside tensor {tensor.name!r}; fetch or save it again")
         done += got
@@ -153,6 +158,21 @@ def write_file(path: Path, tensors: Mapping[str, tuple[str, tuple[int, ...]]], p
     """
     import torch
 
+    start = head(tensors)
+    with open(path, "wb") as file:
+        file.write(start)
+        for name in tensors:
+            for part in parts(name):
+                if isinstance(part, Tensor):
+                    _copy(part, file)
+                else:
+                    file.write(part.contiguous().view(torch.uint8).numpy().data)
+    size = len(start) + sum(prod(shape) * BYTES[dtype] for dtype, shape in tensors.values())
+    assert path.stat().st_size == size, f"{path}: parts do not add up to their tensors"
+
+
+def head(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> bytes:
+    """What a safetensors file begins with: everything before the data of `tensors`, name -> (dtype, shape)."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, (dtype, shape) in tensors.items():
@@ -160,15 +180,7 @@ def write_file(path: Path, tensors: Mapping[str, tuple[str, tuple[int, ...]]], p
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the data starts on a multiple of 8, as readers that map the file expect
-    with open(path, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name in tensors:
-            for part in parts(name):
-                if isinstance(part, Tensor):
-                    _copy(part, file)
-                else:
-                    file.write(part.contiguous().view(torch.uint8).numpy().data)
-    assert path.stat().st_size == 8 + len(text) + end, f"{path}: parts do not add up to their tensors"
+    return len(text).to_bytes(8, "little") + text
 
 
 def _copy(tensor: Tensor, file: BinaryIO) -> None:
@@ -202,6 +214,11 @@ def write_folder(folder: Path, like: Mapping[str, Tensor], dtype: str | None, pa
         files.setdefault(tensor.file.name, {})[tensor.name] = (word, tensor.shape)
     for name, tensors in files.items():
         write_file(folder / name, tensors, parts)
+    write_index(folder, files)
+
+
+def write_index(folder: Path, files: Mapping[str, Mapping[str, tuple[str, tuple[int, ...]]]]) -> None:
+    """The index of a folder's weights, where they are in several files: file -> tensor -> (dtype, shape)."""
     if len(files) > 1:
         weight_map = {tensor: name for name, tensors in sorted(files.items()) for tensor in tensors}
         size = sum(prod(shape) * BYTES[word] for tensors in files.values() for word, shape in tensors.values())

@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from jobs import merge
-from tests.toolkit.training.small import SIZES, Small, context, tokenizer, weights
-from toolkit.merging.methods.delta import Inputs, Spec
-from toolkit.merging.stream import read_models, stream
+from tests.toolkit.training.small import SIZES, Small, context, weights
+from toolkit.merging.methods.delta import Inputs, Spec, delta
+from toolkit.merging.models import read_models
+from toolkit.merging.stream import stream
 from toolkit.stage import Artifact
 
 Models = dict[str, Path]
@@ -101,6 +104,27 @@ def test_identities(models: Models, tmp_path: Path) -> None:
         torch.testing.assert_close(tensor, weights(models["instruct"])[name], rtol=0, atol=1e-7)
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.tuples(*[st.floats(width=32, allow_nan=False, allow_infinity=False)] * 3), min_size=1),
+    st.floats(-4, 4, width=32),
+)
+def test_identities_of_any_numbers(numbers: list[tuple[float, float, float]], scale: float) -> None:
+    trained, base, instruct = torch.tensor(numbers, dtype=torch.float32).T.contiguous()
+    nothing = delta(trained.clone(), base, instruct.clone(), 0.0)
+    assert torch.equal(nothing.view(torch.int32), trained.view(torch.int32))
+    exact = (instruct.double() - base.double()).float()
+    whole = delta(base.clone(), base, instruct.clone(), 1.0)
+    small = exact.isfinite()  # with trained = base: instruct, but for the rounding of the difference
+    assert bool(
+        ((whole - instruct).abs()[small] <= exact.abs()[small] * 2.0**-23 + instruct.abs()[small] * 2.0**-23).all()
+    )
+    assert torch.equal(
+        delta(trained.clone(), base, instruct.clone(), scale).nan_to_num(),
+        (trained if scale == 0 else trained + scale * (instruct - base)).nan_to_num(),
+    )
+
+
 def test_chunks_threads_and_shards_change_nothing(models: Models, tmp_path: Path) -> None:
     whole, metrics = go(models, tmp_path / "whole")
     sharded = {}
@@ -112,13 +136,13 @@ def test_chunks_threads_and_shards_change_nothing(models: Models, tmp_path: Path
     assert len(list(out.glob("*.safetensors"))) > 2
     merged = AutoModelForCausalLM.from_pretrained(out).state_dict()
     assert all(torch.equal(merged[name], tensor) for name, tensor in weights(whole).items())
-    assert again == pytest.approx(metrics, rel=1e-12)
+    assert again == metrics  # not only to some digits
 
     def combine(parts: list[torch.Tensor]) -> torch.Tensor:
         return parts[0].add_(parts[2].sub_(parts[1]), alpha=1.0)
 
     (tmp_path / "chunks").mkdir()
-    stream(read_models(models), combine, tmp_path / "chunks", None, chunk=1000)
+    stream(read_models(models), combine, tmp_path / "chunks", None, piece=1000, threads=3)
     assert (tmp_path / "chunks" / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
@@ -172,14 +196,6 @@ def test_what_does_not_fit_is_refused(small: Small, models: Models, tmp_path: Pa
         ValueError, match="tensor 'model.layers.2.mlp.down_proj.weight' is in instruct and not in trained"
     ):
         go(models | {"instruct": deep}, tmp_path / "b")
-    tied = small.pretrain(tmp_path / "tied", architecture=words | {"tie_word_embeddings": True}, steps=1)
-    with pytest.raises(ValueError, match="trained does not tie them, base ties them, instruct does not tie them"):
-        go(models | {"base": tied}, tmp_path / "c")
-    other = shutil.copytree(models["instruct"], tmp_path / "o")
-    for path in tokenizer(tmp_path / "t", extra=("<more>",)).iterdir():
-        shutil.copyfile(path, other / path.name)
-    with pytest.raises(ValueError, match="tokenizers that number tokens differently"):
-        go(models | {"instruct": other}, tmp_path / "d")
 
 
 def test_all_tied_models_merge(small: Small, tmp_path: Path) -> None:

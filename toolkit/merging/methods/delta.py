@@ -3,21 +3,28 @@
 `trained` went on from `base` by further pre-training; what instruction tuning did to `base` is added to it.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from toolkit.merging.rounding import Rounding
 from toolkit.stage import Artifact, Context
 
 if TYPE_CHECKING:
     import torch
 
-    from toolkit.merging.norms import Norms
+    from toolkit.merging.stream import Place
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
     """scale: of the delta; 0 gives `trained`, bit for bit. dtype: of the output; None is that of `trained`.
+
+    scales: of tensors whose names fit a pattern (`model.layers.[0-7].*`), instead of `scale`. rounding: to the dtype;
+    `seed` chooses the bits of a stochastic one. tokenizer: whose vocabulary, tokenizer and generation settings the
+    output has. weights: write weights.parquet, the sizes of everything (and the rows sampled for it, by `seed`).
 
     Rounding to bf16 can destroy much of a small training change: merge fp32 weights into fp32 where they are there.
     """
@@ -25,11 +32,16 @@ class Spec:
     method: str
     scale: float = 1.0
     dtype: Literal["fp32", "bf16", "fp16"] | None = None
+    scales: dict[str, float] = field(default_factory=dict)
+    rounding: Rounding = "nearest"
+    seed: int = 0
+    tokenizer: Literal["instruct", "trained"] = "instruct"
+    weights: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """Three models of one architecture and vocabulary."""
+    """Three models of one architecture."""
 
     trained: Artifact
     base: Artifact
@@ -40,63 +52,65 @@ def run(spec: Spec, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
     """Fill `out` with the merged model: config as `trained`'s, tokenizer and generation settings of `instruct`.
 
     Raises:
-        ValueError: models that do not fit each other (the tensor and its shapes are named), damaged weights.
+        ValueError: models that do not fit each other (the tensor and its shapes are named), damaged weights, a pattern
+            that fits no tensor, or two that fit one.
     """
-    import torch
+    from toolkit.merging.merge import merge
+    from toolkit.merging.models import pair
+    from toolkit.merging.weights import Weights, save
 
-    from toolkit.checkpoints.check import check_model
-    from toolkit.checkpoints.folders import GENERATION, copy_config, copy_file, copy_tokenizer
-    from toolkit.checkpoints.tensors import PRECISIONS, TORCH
-    from toolkit.merging.norms import Norms
-    from toolkit.merging.stream import read_models, stream
-
-    torch.set_num_threads(ctx.resources.threads)
     folders = {"trained": inputs.trained.path, "base": inputs.base.path, "instruct": inputs.instruct.path}
-    models = read_models(folders)
-    norms = Norms()
-    dtype = PRECISIONS[spec.dtype] if spec.dtype else None
-    stream(
-        models,
-        lambda chunks: delta(chunks, spec.scale, norms),
-        out,
-        dtype,
-        report=lambda done, total: ctx.progress(done, total, unit="parameter"),
-    )
-    copy_config(folders["trained"], out, TORCH[dtype or main_dtype(models["trained"])])
-    copy_tokenizer(folders["instruct"], out)
-    if (folders["instruct"] / GENERATION).is_file():
-        (out / GENERATION).unlink(missing_ok=True)
-        copy_file(folders["instruct"] / GENERATION, out / GENERATION, link=False)
-    return {"parameters": check_model(out).parameters, **metrics(norms)}
+    paired = pair(folders, like=spec.tokenizer, base="base")
+    tensors = paired.tensors["trained"]
+    scales = scale_of(tensors, spec.scale, spec.scales)
+    sizes = Weights(shapes={name: tensor.shape for name, tensor in tensors.items()}, seed=spec.seed)
+
+    def combine(place: "Place", chunks: "list[torch.Tensor]", spare: "torch.Tensor") -> "torch.Tensor":
+        trained, base, instruct = chunks
+        difference = sizes.measure(place, base, instruct, trained, spare) if spec.weights else instruct.sub_(base)
+        return add(trained, difference, scales[place.name])
+
+    metrics = merge(paired, folders, spec.tokenizer, combine, spec, out, ctx)
+    if spec.weights:
+        save(sizes.rows(), out)
+        metrics |= sizes.metrics()
+    return metrics
 
 
-def delta(chunks: "list[torch.Tensor]", scale: float, norms: "Norms") -> "torch.Tensor":
-    """trained + scale x (instruct - base) of fp32 chunks, which are overwritten; their sizes go into `norms`."""
-    trained, base, instruct = chunks
-    norms.add("base", base)
-    norms.add("instruct", instruct)
-    norms.add("change", trained - base)
-    difference = instruct.sub_(base)
-    norms.add("delta", difference)
-    # Adding 0 x delta would turn -0.0 into 0.0, and an infinite delta into NaN.
-    return trained if scale == 0 else trained.add_(difference, alpha=scale)
+def delta(trained: "torch.Tensor", base: "torch.Tensor", instruct: "torch.Tensor", scale: float) -> "torch.Tensor":
+    """trained + scale x (instruct - base), fp32; `trained` and `instruct` are overwritten."""
+    return add(trained, instruct.sub_(base), scale)
 
 
-def metrics(norms: "Norms") -> dict[str, float]:
-    """Sizes and ratios: `*_abs` are means of |x|, `*_square` of x^2; change: trained - base, delta: instruct - base."""
-    found: dict[str, float] = {}
-    for name in ("base", "instruct", "delta", "change"):
-        found[f"{name}_abs"], found[f"{name}_square"] = norms.mean_abs(name), norms.mean_square(name)
-    for over, under in (("delta", "base"), ("change", "base"), ("change", "delta")):
-        if norms.mean_abs(under) > 0:
-            found[f"{over}_over_{under}_abs"] = norms.mean_abs(over) / norms.mean_abs(under)
-            found[f"{over}_over_{under}_square"] = norms.mean_square(over) / norms.mean_square(under)
+def add(trained: "torch.Tensor", difference: "torch.Tensor", scale: float) -> "torch.Tensor":
+    """trained + scale x difference, each operation rounded to fp32; both are overwritten.
+
+    Hazard: `add(..., alpha=scale)` rounds once in some elements of a tensor and twice in others.
+    """
+    if scale == 0:  # adding 0 x delta would turn -0.0 into 0.0, and an infinite delta into NaN
+        return trained
+    return trained.add_(difference if scale == 1 else difference.mul_(scale))
+
+
+def scale_of(names: Iterable[str], scale: float, patterns: Mapping[str, float]) -> dict[str, float]:
+    """The scale of every tensor: that of the pattern which its name fits, else `scale`.
+
+    Raises:
+        ValueError: a pattern that fits no name; a name that patterns with different scales fit.
+    """
+    found = dict.fromkeys(names, scale)
+    owner: dict[str, str] = {}
+    for pattern, value in patterns.items():
+        fitting = [name for name in found if fnmatchcase(name, pattern)]
+        if not fitting:
+            raise ValueError(
+                f"no tensor has a name like {pattern!r} of scales; names are {', '.join(list(found)[:4])}, ..."
+            )
+        for name in fitting:
+            if name in owner and patterns[owner[name]] != value:
+                raise ValueError(
+                    f"tensor {name!r} fits {owner[name]!r} ({patterns[owner[name]]:g}) and {pattern!r} ({value:g}) of"
+                    " scales: let one pattern fit each tensor"
+                )
+            found[name], owner[name] = value, pattern
     return found
-
-
-def main_dtype(tensors: Any) -> str:
-    """safetensors' word for the type that most of the elements have."""
-    sizes: dict[str, int] = {}
-    for tensor in tensors.values():
-        sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.elements
-    return max(sizes, key=lambda word: sizes[word])

@@ -1,0 +1,221 @@
+"""How large are weights and differences of weights, tensor by tensor, layer by layer and as a whole.
+
+With a base, a model tuned from it and one trained on from it: delta = instruct - base, change = trained - base.
+The ratio of mean |change| to mean |delta| is the criterion of the delta merge's source: small means that training moved
+the weights little where instruction tuning moved them much. Means are over all elements.
+
+Sums of a piece are fp32 reductions (pairwise, or in many lanes), sums over pieces are exact, so that neither threads
+nor the order of work change a digit. Against float64 throughout they agree to six digits and more.
+"""
+
+import math
+import re
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from toolkit.merging.stream import Place
+
+WHAT = ("base", "instruct", "delta", "change")
+RATIOS = (("delta", "base"), ("change", "base"), ("change", "delta"))
+SAMPLE, WINDOW = 64, 1024  # rows and neighbouring columns of a matrix whose effective rank is taken
+FILE = "weights.parquet"
+
+
+class Weights:
+    """Sums of what was measured, by tensor. shapes: of all tensors. seed: chooses the rows of each sample.
+
+    `sums` holds finished tensors; the sums of their pieces are kept only as long as there are pieces to come.
+    """
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> None:
+        self.shapes, self.seed = shapes, seed
+        self.sums: dict[str, dict[str, float]] = {}
+        self.ranks: dict[str, dict[str, float]] = {}
+        self._open: dict[str, _Open] = {}
+        self._lock = Lock()
+
+    def measure(
+        self,
+        place: "Place",
+        base: "torch.Tensor",
+        instruct: "torch.Tensor",
+        trained: "torch.Tensor | None",
+        spare: "torch.Tensor",
+    ) -> "torch.Tensor":
+        """Measure a piece, flat fp32, and return delta; everything else but `trained` is overwritten."""
+        import torch
+
+        tensor = self._tensor(place.name)
+        found = {"base_square": torch.dot(base, base), "instruct_square": torch.dot(instruct, instruct)}
+        found["instruct_abs"] = torch.abs(instruct, out=spare).sum()
+        delta = instruct.sub_(base)
+        found["delta_square"] = torch.dot(delta, delta)
+        tensor.sample("delta", place, delta)
+        if trained is not None:
+            change = torch.sub(trained, base, out=spare)
+            found["change_square"], found["product"] = torch.dot(change, change), torch.dot(delta, change)
+            tensor.sample("change", place, change)
+            found["change_abs"] = change.abs_().sum()  # in place where a chunk has served: half the memory traffic
+        found["base_abs"] = base.abs_().sum()
+        found["delta_abs"] = torch.abs(delta, out=base).sum()
+        if tensor.add(place.count, torch.stack(list(found.values())).tolist()):
+            self._close(place.name, tensor, list(found))
+        return delta
+
+    def _tensor(self, name: str) -> "_Open":
+        with self._lock:
+            if name not in self._open:
+                self._open[name] = _Open(name, self.shapes[name], self.seed)
+            return self._open[name]
+
+    def _close(self, name: str, tensor: "_Open", keys: list[str]) -> None:
+        """Everything of a tensor was seen: keep its sums and effective ranks, let go of the rest."""
+        columns = zip(*tensor.pieces, strict=True)
+        self.sums[name] = {key: math.fsum(column) for key, column in zip(keys, columns, strict=True)}
+        ranks = {what: effective_rank(rows) for what, rows in tensor.rows.items()}
+        self.ranks[name] = {what: rank for what, rank in ranks.items() if rank is not None}
+        with self._lock:
+            del self._open[name]
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """The whole, then each layer, then each tensor: `part`, `name`, `elements`, and the numbers of `_row`."""
+        names = [name for name in self.shapes if name in self.sums]
+        layers: dict[str, list[str]] = {}
+        for name in names:
+            layers.setdefault(layer(name), []).append(name)
+        yield {"part": "whole", "name": "all", **self._row(names)}
+        for label, inside in layers.items():
+            yield {"part": "layer", "name": label, **self._row(inside)}
+        for name in names:
+            yield {"part": "tensor", "name": name, **self._row([name])}
+
+    def _row(self, names: list[str]) -> dict[str, Any]:
+        """Means of |x| and x^2, ratios of them, cosine of delta and change, mean effective rank of the samples."""
+        elements = sum(math.prod(self.shapes[name]) for name in names)
+        total = {key: math.fsum(self.sums[name][key] for name in names) for key in self.sums[names[0]]}
+        found: dict[str, Any] = {"elements": elements}
+        found |= {
+            key: total[key] / elements for what in WHAT for key in (f"{what}_abs", f"{what}_square") if key in total
+        }
+        for over, under in RATIOS:
+            for kind in ("abs", "square"):
+                if found.get(f"{under}_{kind}") and f"{over}_{kind}" in found:
+                    found[f"{over}_over_{under}_{kind}"] = found[f"{over}_{kind}"] / found[f"{under}_{kind}"]
+        length = math.sqrt(total["delta_square"]) * math.sqrt(total.get("change_square", 0.0))
+        if length > 0:
+            found["cosine"] = total["product"] / length
+        for what in ("delta", "change"):
+            ranks = [self.ranks[name][what] for name in names if what in self.ranks[name]]
+            if ranks:
+                found[f"{what}_effective_rank"] = math.fsum(ranks) / len(ranks)
+        return found
+
+    def metrics(self) -> dict[str, float]:
+        """The numbers of the whole model."""
+        return {key: value for key, value in next(self.rows()).items() if key not in ("part", "name", "elements")}
+
+
+def compare(folders: Mapping[str, Path], threads: int) -> Weights:
+    """Measure models without merging them. folders: `base` and `instruct`, and `trained` if there are three.
+
+    Raises:
+        ValueError: models that do not fit each other.
+    """
+    from toolkit.merging.models import pair
+    from toolkit.merging.statistics import floats
+    from toolkit.merging.stream import Room, walk
+
+    tensors = pair(
+        {role: folders[role] for role in ("base", "instruct", "trained") if role in folders}, base="base"
+    ).tensors
+    sizes = Weights({name: tensor.shape for name, tensor in tensors["base"].items()})
+
+    def work(place: "Place", chunks: "list[torch.Tensor]", room: Room) -> None:
+        base, instruct, *trained = chunks
+        sizes.measure(place, base, instruct, trained[0] if trained else None, room.spare)
+
+    walk(tensors, floats(tensors), work, threads=threads)
+    return sizes
+
+
+class _Open:
+    """A tensor that is being measured: the sums of its pieces, and some rows of its differences if it is a matrix."""
+
+    def __init__(self, name: str, shape: tuple[int, ...], seed: int) -> None:
+        import numpy as np
+
+        from toolkit.merging.rounding import random_words
+
+        self.missing, self.pieces, self.lock = math.prod(shape), [], Lock()  # type: int, list[list[float]], Lock
+        self.rows: dict[str, Any] = {}
+        self.chosen: list[int] = []
+        if len(shape) == 2 and min(shape) > 1:
+            height, self.width = shape
+            draw = random_words(seed, f"sample of {name}", 0, height + 1, "uint32")
+            self.chosen = np.sort(np.argsort(draw[:height], kind="stable")[:SAMPLE]).tolist()
+            self.window = min(self.width, WINDOW)
+            self.left = int(draw[height]) % (self.width - self.window + 1)
+
+    def add(self, count: int, sums: list[float]) -> bool:
+        """The sums of a piece; whether it was the last one."""
+        with self.lock:
+            self.pieces.append(sums)
+            self.missing -= count
+            return self.missing == 0
+
+    def sample(self, what: str, place: "Place", flat: "torch.Tensor") -> None:
+        """Copy what of the chosen rows lies in this piece."""
+        import torch
+
+        if not self.chosen:
+            return
+        end = place.first + place.count
+        low = bisect_left(self.chosen, place.first // self.width)
+        high = bisect_left(self.chosen, -(-end // self.width))
+        if low < high and what not in self.rows:
+            with self.lock:
+                self.rows.setdefault(what, torch.zeros(len(self.chosen), self.window))
+        for number in range(low, high):
+            start = self.chosen[number] * self.width + self.left
+            first, last = max(start, place.first), min(start + self.window, end)
+            if first < last:
+                self.rows[what][number, first - start : last - start] = flat[first - place.first : last - place.first]
+
+
+def effective_rank(rows: "torch.Tensor") -> float | None:
+    """exp of the entropy of the singular values, each as a share of their sum; None for zeros.
+
+    Singular values are square roots of the eigenvalues of rows x rows^T in float64: those below 1e-7 of the largest are
+    taken as 0. O. Roy, M. Vetterli, "The effective rank", EUSIPCO 2007.
+    """
+    import torch
+
+    rows = rows.double()
+    squares = torch.linalg.eigvalsh(rows @ rows.T if rows.shape[0] <= rows.shape[1] else rows.T @ rows)
+    if not float(squares[-1]) > 0:
+        return None
+    values = squares[squares > 1e-14 * squares[-1]].sqrt()
+    shares = values / values.sum()
+    return float(torch.exp(-(shares * shares.log()).sum()))
+
+
+def layer(name: str) -> str:
+    """`layer 7` for what has a number between dots, `outside` for embeddings, the last norm and the head."""
+    found = re.search(r"\.(\d+)\.", name)
+    return f"layer {found[1]}" if found else "outside"
+
+
+def save(rows: Iterable[Mapping[str, Any]], out: Path) -> None:
+    """Write `weights.parquet`: a row for the whole, for each layer and each tensor."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    found = [dict(row) for row in rows]
+    columns = list(dict.fromkeys(key for row in found for key in row))
+    pq.write_table(pa.table({key: [row.get(key) for row in found] for key in columns}), out / FILE, compression="zstd")
