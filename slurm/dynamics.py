@@ -77,7 +77,7 @@ def dynamics(
     frame = to_frame(table)
     source = lookup.find("toolkit.analysis.published", paper, "source") if paper else None
     scores = frame[frame["task"].notna() & frame["metric"].notna()]
-    if hasattr(source, "paper_rows") and operation is not Operation.formats:
+    if source is not None and hasattr(source, "paper_rows") and operation is not Operation.formats:
         scores = source.paper_rows(scores)
     groups = getattr(source, "GROUPS", {})
     if operation in PAIRED and not pairs:
