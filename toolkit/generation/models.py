@@ -28,10 +28,12 @@ def load(folder: Path, precision: Precision, threads: int) -> "tuple[PreTrainedM
     """
     import torch
 
+    from toolkit.quantization import store
+
     torch.set_num_threads(threads)
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} holds no model: there is no config.json; give a model artifact or an HF folder")
-    model = _weights(folder, DTYPES[precision])
+    model = store.load(folder, DTYPES[precision]) if store.is_quantized(folder) else _weights(folder, DTYPES[precision])
     tokenizer = load_tokenizer(folder)
     rows = _embedding(model).shape[0]
     if len(tokenizer) > rows:
