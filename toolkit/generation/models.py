@@ -32,10 +32,13 @@ def load(
     """
     import torch
 
+    from toolkit.quantization import store
+
     torch.set_num_threads(threads)
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} holds no model: there is no config.json; give a model artifact or an HF folder")
-    model = _weights(folder, DTYPES[precision], kind)
+    quantized = store.is_quantized(folder)
+    model = store.load(folder, DTYPES[precision]) if quantized else _weights(folder, DTYPES[precision], kind)
     if (folder / "adapter").is_dir():
         from toolkit.training.adapters import attach
 

@@ -1,0 +1,1 @@
+"""One file a scheme: `Spec` with the field `scheme`, `Inputs`, `run(spec, inputs, out, ctx)`."""
