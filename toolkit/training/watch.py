@@ -111,8 +111,10 @@ class Watch(TrainerCallback):
 
     def _look_for_divergence(self, state: TrainerState) -> None:
         """One bad batch is none, and neither is a loss that rises by a half: both may come down again."""
+        if not self.run.diverges or state.global_step % WINDOW:  # not at every step: it reads all losses
+            return
         losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
-        if not self.run.diverges or len(losses) < 2 * WINDOW:
+        if len(losses) < 2 * WINDOW:
             return
         first, last = statistics.median(losses[:WINDOW]), statistics.median(losses[-WINDOW:])
         if last > DIVERGED * first > 0:
