@@ -52,9 +52,9 @@ quickstart: install
 	@echo
 	.venv/bin/tidemark report $(QUICKSTART)
 
-# Two files at a time: half of the suite waits for Slurm, which needs no core.
+# Three files at a time: half of the suite waits for Slurm, which needs no core.
 test: install-dev
-	$(ENVIRONMENT) $(PY) -m pytest -n 2 --dist loadfile $(ARGS)
+	$(ENVIRONMENT) $(PY) -m pytest -n 3 --dist loadfile $(ARGS)
 
 lint: install-dev
 	$(PY) -m flake8 $(CODE)

@@ -9,8 +9,8 @@ from tests.slurm.lab import Lab, make_house, processes_of, until
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kills", type=int, help="how often the kill test kills (12 if not given, and it says less)")
-    parser.addoption("--faults", type=int, help="how many faults the fault test makes (12 if not given)")
+    parser.addoption("--kills", type=int, help="how often the kill test kills (8 if not given, and it says less)")
+    parser.addoption("--faults", type=int, help="how many faults the fault test makes (8 if not given)")
     parser.addoption("--fault-seed", type=int, help="from which it draws them")
     parser.addoption("--kill-seed", type=int, help="from which it draws the moments and the victims")
 

@@ -245,7 +245,7 @@ def test_faults_of_every_kind(
     quiet: Cluster, tmp_path: Path, pytestconfig: pytest.Config, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = pytestconfig.getoption("faults", None)
-    wanted, seed = asked or 12, pytestconfig.getoption("fault_seed", None) or 1
+    wanted, seed = asked or 8, pytestconfig.getoption("fault_seed", None) or 1
     reference = Run(root=tmp_path / "undisturbed", cluster=quiet, rng=random.Random(0))
     for node in quiet.nodes:
         reference.mount(node)

@@ -137,7 +137,7 @@ def test_killed_at_random_moments(
     undisturbed: bytes, tmp_path: Path, pytestconfig: pytest.Config, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = pytestconfig.getoption("kills", None)
-    wanted, seed = asked or 12, pytestconfig.getoption("kill_seed", None) or 1
+    wanted, seed = asked or 8, pytestconfig.getoption("kill_seed", None) or 1
     total: collections.Counter[str] = collections.Counter()
     number = 0
     assert len(undisturbed.splitlines()) > CELLS and b"never-run" not in undisturbed
