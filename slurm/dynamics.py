@@ -154,7 +154,7 @@ class _Asked:
             Operation.slopes: lambda: d.slopes(rows, axis),
             Operation.breaks: lambda: d.breaks(rows, axis),
             Operation.ranks: lambda: d.ranks(self.gains(), axis),
-            Operation.signals: lambda: signals.listed(rows, axis),
+            Operation.signals: lambda: signals.listed(rows, axis if axis in rows else None),
         }
         return asked[operation]()
 

@@ -87,7 +87,7 @@ def figure(
     fixed = {over, "step", "tokens", "seed", *shown}
     differ = [n for n in names if n not in fixed and frame[n].nunique(dropna=False) > 1]
     told = [name for name in lines.split(",") if name] or differ
-    charts.check_columns(frame, [over, *told, *shown])
+    charts.check_columns(frame, [*([] if kind is Kind.signal else [over]), *told, *shown])
     if not any_harness:
         guards.one_harness(table, [over, *told, *shown])
     if kind is Kind.signal:

@@ -55,7 +55,7 @@ def weights(
         from toolkit.analysis import plots
         from toolkit.analysis.weights import layers
 
-        out.print(str(plots.save(layers(rows), output)))
+        out.print(str(plots.save(plots.draw(layers(rows)), output)))
     if as_json:
         print_json(rows)
     else:

@@ -1,11 +1,12 @@
 """Delta merge of a 1B-shaped model beside copying the same bytes, a script that loads everything, and mergekit.
 
-    python -m tests.bench.merging [--small] [--threads 2] [--mergekit PYTHON]
+    python -m tests.bench.merging [--small] [--threads 2] [--rounds 5] [--mergekit PYTHON]
 
 Three models (bf16, 2.5 GB each, random weights, in one, one and two files) are made in a temporary folder: 13 GB of disk.
-Every way is a process of its own; seconds are the median of five, imports left out (mergekit: as it is started, imports
-too, and once more without them), from a warm page cache; nobody waits for the disk (no fsync). The copy reads all three
-models and writes one, in as many threads, in pieces of a megabyte. --mergekit: the python of an environment with mergekit.
+Every way is a process of its own, in turn; seconds are the median of the rounds, imports left out, from a warm page cache;
+nobody waits for the disk (no fsync). The copies read all three models and write one, in one thread and in as many as the
+others, in pieces of a megabyte. --mergekit: the python of an environment with mergekit, whose task arithmetic has the same
+result.
 """
 
 import argparse
@@ -25,7 +26,6 @@ from typing import Any
 
 from tests.bench.convert import measure
 
-ROUNDS = 5
 ROLES = ("trained", "base", "instruct")
 SHAPE = {"vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
          "num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": True}  # fmt: skip
@@ -50,7 +50,7 @@ def make(folder: Path, shape: dict[str, Any]) -> None:
 
     from tests.toolkit.training.small import tokenizer
 
-    config = LlamaConfig(**shape, max_position_embeddings=4096, dtype="bfloat16")
+    config = LlamaConfig(**shape, max_position_embeddings=4096, dtype="bfloat16", architectures=["LlamaForCausalLM"])
     with torch.device("meta"):
         shapes = {name: tuple(p.shape) for name, p in LlamaForCausalLM(config).named_parameters()}
     random = torch.Generator().manual_seed(0)
@@ -153,21 +153,23 @@ def warm(base: Path) -> None:
                 pass
 
 
-def rows(base: Path, threads: int, mergekit: str) -> Iterator[tuple[str, float, float, float]]:
+def rows(base: Path, threads: int, rounds: int, mergekit: str) -> Iterator[tuple[str, float, float, float]]:
     """(way, median seconds, worst, peak GB), ways in turn."""
     own = [sys.executable, "-m", "tests.bench.merging"]
     out = base / "out"
     ways = {name: [*own, name, str(base), str(out), str(threads)] for name in ("copy", "merge", "report", "naive")}
+    ways = {"copy, 1 thread": [*own, "copy", str(base), str(out), "1"], **ways}
     if mergekit:
         for precision in ("bfloat16", "float32"):
             ways[f"mergekit {precision}"] = [mergekit, "-c", MERGEKIT, str(recipe(base, precision)), str(out)]
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for name, words in ways.items():
             warm(base)
             seconds, _, peak = measure(words, out)
             assert seconds is not None, name
             found[name].append((seconds, peak))
+            print(f"{name}: {seconds:.2f} s", file=sys.stderr)
     for name, times in found.items():
         seconds_ = [seconds for seconds, _ in times]
         yield name, statistics.median(seconds_), max(seconds_), max(peak for _, peak in times)
@@ -178,6 +180,7 @@ def main() -> None:
     parser.add_argument("way", nargs="*", help=argparse.SUPPRESS)
     parser.add_argument("--small", action="store_true", help="models of 5 M parameters")
     parser.add_argument("--threads", type=int, default=2, help="of every way")
+    parser.add_argument("--rounds", type=int, default=5, help="times that every way is run")
     parser.add_argument("--mergekit", default="", help="python of an environment with mergekit")
     options = parser.parse_args()
     if options.way:
@@ -197,11 +200,14 @@ def main() -> None:
         print(f"3 x {size / 1e9:.2f} GB read, {size / 1e9:.2f} GB written, {options.threads} threads")
         if not options.mergekit:
             print("mergekit is left out: --mergekit PYTHON says where it is")
-        print("\n| way | seconds (worst) | of the copy | peak memory GB |\n| --- | --- | --- | --- |")
-        copied = 0.0
-        for name, seconds, worst, peak in rows(base, options.threads, options.mergekit):
-            copied = copied or seconds
-            print(f"| {name} | {seconds:.2f} ({worst:.2f}) | {seconds / copied:.2f} | {peak:.2f} |", flush=True)
+        print(
+            "\n| way | seconds (worst) | of the copy in 1 | in as many | peak memory GB |\n| --- | --- | --- | --- | --- |"
+        )
+        found = list(rows(base, options.threads, options.rounds, options.mergekit))
+        one, many = found[0][1], found[1][1]
+        for name, seconds, worst, peak in found:
+            ratios = f"{seconds / one:.2f} | {seconds / many:.2f}"
+            print(f"| {name} | {seconds:.2f} ({worst:.2f}) | {ratios} | {peak:.2f} |", flush=True)
         shutil.rmtree(base / "out", ignore_errors=True)
 
 

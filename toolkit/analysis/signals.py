@@ -5,7 +5,7 @@ A signal is named `STAGE.METRIC`, or `STAGE.METRIC@TASK` where it is a score its
 cell has the same coordinates on all axes that the signal's rows have.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
@@ -69,16 +69,16 @@ def _rows(frame: pd.DataFrame, signal: str) -> pd.DataFrame:
     return rows
 
 
-def _ranked(both: pd.DataFrame, signal: str, over: str) -> Iterator[tuple[str, Rank, pd.DataFrame]]:
-    """Of each line of scores: its name, the correlation, its pairs."""
-    lines = [c for c in both.columns if c not in (*NOT_KEYS, over, "step", "tokens", signal)]
+def _ranked(both: pd.DataFrame, signal: str, points: Sequence[str]) -> Iterator[tuple[str, Rank, pd.DataFrame]]:
+    """Of each line of scores, along the axes `points`: its name, the correlation, its pairs."""
+    lines = [c for c in both.columns if c not in (*NOT_KEYS, *points, signal)]
     for key, part in both.groupby(lines, sort=False, dropna=False):
         if len(part) >= LEAST and min(part["value"].nunique(), part[signal].nunique()) > 1:
             score = " · ".join(show(k) for k in key if isinstance(k, str) or k == k)
             yield score, rank_correlation(part[signal], part["value"], resamples=500), part
 
 
-def listed(frame: pd.DataFrame, over: str) -> pd.DataFrame:
+def listed(frame: pd.DataFrame, over: str | None) -> pd.DataFrame:
     """`signals` as a frame, one line each."""
     found = signals(frame, over)
     return pd.DataFrame(
@@ -92,23 +92,26 @@ def _axes(rows: pd.DataFrame) -> list[str]:
     return [c for c in known if rows[c].notna().any() and rows[c].nunique() > 1]
 
 
-def signals(frame: pd.DataFrame, over: str, most: int = MOST) -> list[Signal]:
+def signals(frame: pd.DataFrame, over: str | None, most: int = MOST) -> list[Signal]:
     """Each signal against each score of other stages (a line: task, metric, stage, ...), the least p first.
 
-    Correlated are checkpoints alone: a line has one point at each coordinate of `over`. A score is not held against
-    itself, nor one metric of a cell against another of the same cell.
+    Correlated are checkpoints alone: a line has one point at each coordinate of `over`; in a study without checkpoints
+    (None) at each point of the signal. A score is not held against itself, nor one metric of a cell against another of
+    the same cell.
     """
-    scores = frame[frame["value"].notna() & frame["task"].notna() & frame[over].notna()]
+    scores = frame[frame["value"].notna() & frame["task"].notna() & (frame[over].notna() if over else True)]
     found: list[tuple[str, str, Rank, pd.DataFrame]] = []
     for signal in names(frame)[:most] if scores["stage"].nunique() and frame["stage"].nunique() > 1 else []:
-        if over not in _axes(_rows(frame, signal)):
+        axes = _axes(_rows(frame, signal))
+        if not axes or over and over not in axes:
             continue
+        points = [over, "step", "tokens"] if over else axes
         others = scores[scores["stage"] != signal.partition(".")[0]]
         try:
             both = beside(frame, signal, others)
         except ValueError:  # several numbers at one point: no signal of checkpoints
             continue
-        found += [(signal, score, rank, part) for score, rank, part in islice(_ranked(both, signal, over), most)]
+        found += [(signal, score, rank, part) for score, rank, part in islice(_ranked(both, signal, points), most)]
         if len(found) >= most:
             break
     found = found[:most]

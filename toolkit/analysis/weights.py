@@ -1,38 +1,38 @@
-"""A figure of how much tuning and training moved each layer, from the rows of `toolkit.merging.weights`."""
+"""How much tuning and training moved each layer, as a figure, from the rows of `toolkit.merging.weights`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
-from toolkit.analysis.drawing import COLOURS
-from toolkit.analysis.plots import HEIGHT, MARKERS, STYLE, WIDTH
+from toolkit.analysis.axis import scales
+from toolkit.analysis.charts import Chart, Panel, Point, Series
+from toolkit.analysis.formats import number
 
 LINES = {"delta_over_base_abs": "instruct - base", "change_over_base_abs": "trained - base"}
 
 
-def layers(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Mean |difference| over mean |base|, layer by layer; dotted: over the whole model.
+def layers(rows: Sequence[Mapping[str, Any]]) -> Chart:
+    """Mean |difference| over mean |base|, layer by layer; that of the whole model stands behind a line's name.
 
     Raises:
         ValueError: no layer is among the rows.
     """
-    inside = [row for row in rows if row["part"] == "layer" and row["name"].startswith("layer ")]
-    if not inside:
+    numbered = {
+        int(row["name"].split()[1]): row for row in rows if row["part"] == "layer" and row["name"].startswith("layer ")
+    }
+    if not numbered:
         raise ValueError("no layer was measured: the names of the tensors hold no number between dots")
+    places = sorted(numbered)  # files may hold layer 10 before layer 2
     whole = next(row for row in rows if row["part"] == "whole")
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH * 1.5, HEIGHT), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.add_subplot()
-        for (key, label), colour, marker in zip(LINES.items(), COLOURS, MARKERS):
-            if whole.get(key) is not None:
-                places = [int(row["name"].split()[1]) for row in inside]
-                axes.plot(places, [row[key] for row in inside], color=colour, marker=marker, label=label)
-                axes.axhline(whole[key], color=colour, linestyle=":", linewidth=0.8)
-        axes.set(xlabel="layer", ylabel="mean |difference| / mean |base|")
-        axes.set_ylim(bottom=0)
-        axes.legend(frameon=False)
-    return figure
+    series = [
+        Series(
+            key=(key,),
+            name=f"{label} (whole: {number(whole[key])})",
+            points=tuple(Point(at=at, value=numbered[place][key]) for at, place in enumerate(places)),
+        )
+        for key, label in LINES.items()
+        if whole.get(key) is not None
+    ]
+    return Chart(
+        kind="lines", axis="layer", measure="mean |difference| / mean |base|",
+        panels=(Panel(title="", series=tuple(series)),), scales={"linear": scales(places, "layer")["linear"]},
+    )  # fmt: skip

@@ -44,6 +44,16 @@ def test_each_signal_is_ranked_against_each_score_of_other_stages(frame: pd.Data
     assert tuned.rank.p == pytest.approx(2 / 120) and tuned.p_holm == pytest.approx(4 / 120)  # of 5! orders
 
 
+def test_without_checkpoints_every_point_of_the_signal_counts(frame: pd.DataFrame) -> None:
+    grid = frame.rename(columns={"step": "lr"}).assign(scale=1.0)
+    half = grid.assign(scale=0.5, value=grid["value"] * (1 + grid["lr"]))
+    found = {one.score: one for one in signals(pd.concat([grid, half]), None)}
+    tuned = found["scores · tuned · piqa · acc"]
+    change = [*CHANGE, *(v * (1 + i) for i, v in enumerate(CHANGE))]
+    reached = [*SCORES["tuned"], *(v * (1 + i) for i, v in enumerate(SCORES["tuned"]))]
+    assert tuned.rank.n == 10 and tuned.rank.value == pytest.approx(stats.spearmanr(change, reached).statistic)
+
+
 def test_a_scatter_names_the_correlation_of_each_line(frame: pd.DataFrame) -> None:
     pairs = beside(frame, "merged.change_over_delta_abs", frame[frame["task"] == "piqa"])
     chart = scatter(pairs, "merged.change_over_delta_abs", "value", ["model"])
