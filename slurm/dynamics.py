@@ -64,7 +64,7 @@ def dynamics(
 
     Example: `tidemark dynamics STUDY average --paper amuro --pairs learned-in-tuning`
     """
-    from toolkit.analysis import formats, gaps, pivot, to_frame
+    from toolkit.analysis import gaps, pivot, to_frame
     from toolkit.analysis.bases import base_of
 
     opened = open_study(study, root, sets)
@@ -93,7 +93,12 @@ def dynamics(
         pairs=_pairs(pairs, groups) if pairs else (),
         own=_pairs(in_domain, groups) if in_domain else (),
     )
-    made = asked.answer(operation)
+    _write(asked.answer(operation), format_, output)
+
+
+def _write(made: "pd.DataFrame", format_: Format, output: Path | None) -> None:
+    from toolkit.analysis import formats
+
     if format_ is Format.parquet:
         if output is None:
             raise ValueError("parquet needs a file: -o TABLE.parquet")
