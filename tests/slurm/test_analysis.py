@@ -216,8 +216,11 @@ def test_figures_are_written_for_print(home: Path) -> None:
     assert "unknown column 'harnes'; did you mean" in str(
         tidemark(*words, "-o", home / "x.pdf", "--lines", "harnes").exception
     )
-    refused = tidemark(*words, "-o", home / "all", "--paper", "amuro")
-    assert "no figure of 'amuro' can be drawn" in str(refused.exception) and "is not drawn" in refused.stderr
+    drawn = tidemark(*words, "-o", home / "all", "--paper", "amuro")
+    assert drawn.exit_code == 0 and "forgetting is not drawn: no row" in drawn.stderr
+    assert sorted(path.name for path in (home / "all").iterdir()) == ["base-improves.pdf", "base-improves.png"]
+    refused = tidemark(*words[:-1], "task=qqp", "-o", home / "none", "--paper", "amuro")
+    assert "no figure of 'amuro' can be drawn" in str(refused.exception) and not (home / "none").exists()
 
 
 GRADED = """name: graded
@@ -265,7 +268,7 @@ def test_each_guard_speaks_on_the_command_line(graded: Path) -> None:
     words = (graded / "study.yaml", "--root", graded / "root")
     found = "\n".join(json.loads(tidemark("check", *words, "--json").stdout))
     for said in (
-        "2 models have acc 0.32726 on piqa: scores model base; scores model tuned",
+        "2 models have acc 0.32725 on piqa: scores model base; scores model tuned",
         "acc of piqa is of 9815 items in 2 rows and of fewer (10) in 1",
         "all 20 items of boolq have one gold answer",
         "scored by lm_eval 0.4.12 and by lm_eval 0.4.13",
@@ -284,7 +287,7 @@ def test_the_report_says_what_the_guards_say_and_draws_chance(graded: Path) -> N
     done = tidemark("report", graded / "study.yaml", "--root", graded / "root", "-o", graded / "report.html")
     assert done.exit_code == 0, done.exception
     page = (graded / "report.html").read_text()
-    assert "have one gold answer" in page and "which do not compare" in page and "2 models have acc 0.32726" in page
+    assert "have one gold answer" in page and "numbers of two harnesses do not compare" in page and "2 models have acc 0.32725" in page
     data = json.loads(page.split('id="page-data">')[1].split("</script>")[0])
     assert data["chance"] == {"boolq": 0.5, "piqa": 0.5} and data["table"]["total"] > 4
 

@@ -254,7 +254,9 @@ function legend(id, data) {
 const waiting = new Map();
 const watcher = new IntersectionObserver((entries) => {
   for (const entry of entries) {
-    const start = entry.isIntersecting && waiting.get(entry.target.id);
+    // an entry may be older than a choice that replaced its panel: what waits under that id belongs to the new one
+    if (!entry.target.isConnected) watcher.unobserve(entry.target);
+    const start = entry.isIntersecting && entry.target.isConnected && waiting.get(entry.target.id);
     if (!start) continue;
     watcher.unobserve(entry.target);
     waiting.delete(entry.target.id);

@@ -60,7 +60,10 @@ def figures(frame: pd.DataFrame) -> dict[str, Callable[[], Chart]]:
         "forgetting": lambda: bars(forgetting(own, amuro.CROSS_TASK), "step", "train"),
         "instruction-following": lambda: _checkpoints(_llmbar(frame), ("model",), ("pair",)),
         "gain-by-task": lambda: heat(
-            _labelled(gains, (*amuro.LEARNED_IN_TUNING, *amuro.LEARNED_IN_PRETRAINING[:-1])), "step", "pair", "gain"
+            _some(_labelled(gains, (*amuro.LEARNED_IN_TUNING, *amuro.LEARNED_IN_PRETRAINING[:-1])), "gain"),
+            "step",
+            "pair",
+            "gain",
         ),
     }
 
@@ -73,9 +76,14 @@ def _gains(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _checkpoints(chosen: pd.DataFrame, lines: tuple[str, ...], panels: tuple[str, ...], value: str = "value") -> Chart:
-    if chosen["value"].dropna().empty:
+    return curves(_some(chosen), "tokens", lines, panels, value, amuro.CHANCE)
+
+
+def _some(chosen: pd.DataFrame, value: str = "value") -> pd.DataFrame:
+    """What was chosen, if it has a number: a figure of none would be an empty frame."""
+    if chosen[value].dropna().empty:
         raise ValueError("no row of the table is one of this figure's")
-    return curves(chosen, "tokens", lines, panels, value, amuro.CHANCE)
+    return chosen
 
 
 def _by_shots(frame: pd.DataFrame) -> pd.DataFrame:
@@ -88,7 +96,7 @@ def _by_shots(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _sensitivity(rows: pd.DataFrame) -> Chart:
     """The range of a score over formats, at each checkpoint."""
-    found = format_sensitivity(rows.drop(columns="pair").drop_duplicates())
+    found = format_sensitivity(_some(rows).drop(columns="pair").drop_duplicates())
     ranges = found.assign(value=found["range"], stderr=float("nan"), n=float("nan"))
     return curves(ranges, "tokens", ("model",), ("task",))
 
