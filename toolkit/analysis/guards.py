@@ -161,10 +161,12 @@ def _model(row: Mapping[str, Any]) -> str:
 
 def perfect_before_training(table: pa.Table) -> list[str]:
     """Tasks on which the earliest checkpoint of a model scores 0.99 or more: are all gold answers one and the same?"""
-    over = "step" if "step" in table.column_names else "tokens"
     rows = _scores(table)
-    if over not in table.column_names or not rows.num_rows:
+    there = [n for n in ("step", "tokens") if n in rows.column_names]
+    ordered = [n for n in there if pa.types.is_integer(rows.schema.field(n).type)]
+    if not ordered or not rows.num_rows:  # names of checkpoints tell no first one
         return []
+    over = ordered[0]
     share = pc.match_substring_regex(rows["metric"].cast(pa.string()), "^(acc|exact_match)")
     rows = rows.filter(pc.and_(share, pc.is_valid(rows[over])))
     first = pc.min(rows[over])
