@@ -258,7 +258,8 @@ def graded(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pq.write_table(pa.Table.from_pylist(said), out / "items.parquet")
         version = "0.4.12" if cell.coords.get("model") == "tuned" else "0.4.13"
         made = {"identity": {"packages": {"lm_eval": version}}}
-        spec = {"spec": cell.spec, "inputs": {}, "metrics": {}, "provenance": made}
+        cut = {"truncated_requests": 7, "piqa/truncated_requests": 7, "boolq/truncated_requests": 0}
+        spec = {"spec": cell.spec, "inputs": {}, "metrics": cut, "provenance": made}
         record.commit(root, job=cell.job, label=cell.label, fingerprint=cell.fingerprint, out=out, record=spec)
     return here
 
@@ -271,6 +272,7 @@ def test_each_guard_speaks_on_the_command_line(graded: Path) -> None:
         "acc of piqa is of 9815 items in 2 rows and of fewer (10) in 1",
         "all 20 items of boolq have one gold answer",
         "scored by lm_eval 0.4.12 and by lm_eval 0.4.13",
+        "up to 7 prompts of piqa were longer than the context in 2 cells of scores",
     ):
         assert said in found, found
     mixed = ("table", *words, "--rows", "model", "--cols", "task", "--values", "acc", "--where", "stage=scores")
@@ -290,6 +292,9 @@ def test_the_report_says_what_the_guards_say_and_draws_chance(graded: Path) -> N
         "have one gold answer" in page
         and "numbers of two harnesses do not compare" in page
         and "2 models have acc 0.32725" in page
+    )
+    assert (
+        "up to 7 prompts of piqa were longer than the context in 1 cells of few" in page and "of boolq were" not in page
     )
     data = json.loads(page.split('id="page-data">')[1].split("</script>")[0])
     assert data["chance"] == {"boolq": 0.5, "piqa": 0.5} and data["table"]["total"] > 4
