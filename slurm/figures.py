@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from slurm.answers import AnyHarness, folders_of, measured
+from slurm.answers import AnyHarness, folders_of, measured, names_of
 from slurm.terminal import DEFAULT_ROOT, Root, Sets, StudyPath, err, open_study, out
 from toolkit import lookup
 from toolkit.plan import survey
@@ -75,18 +75,15 @@ def figure(
     states = survey(opened.root, opened.study.name, opened.cells)
     long = measured(opened, states)
     table = gaps.spread_gaps(pivot.choose(long, pivot.parse_where(where or [])))
-    names = gaps.keys(table)
     frame = to_frame(table)
     frame = frame[frame["task"].notna() & frame["metric"].notna()]
     chosen = scale.value if scale else None
     if paper:
         _draw_paper(paper, frame, chosen, output)
         return
-    shown = [name for name in panels.split(",") if name]
+    shown = names_of(panels)
     over = over or ("tokens" if "tokens" in frame else "step")
-    fixed = {over, "step", "tokens", "seed", *shown}
-    differ = [n for n in names if n not in fixed and frame[n].nunique(dropna=False) > 1]
-    told = [name for name in lines.split(",") if name] or differ
+    told = names_of(lines) or _differ(frame, gaps.keys(table), {over, "step", "tokens", "seed", *shown})
     charts.check_columns(frame, [*([] if kind is Kind.signal else [over]), *told, *shown])
     if not any_harness:
         guards.one_harness(table, [over, *told, *shown])
@@ -98,6 +95,11 @@ def figure(
         chance = contents.chances(opened.cells, folders_of(opened, states))
         made = charts.curves(frame, over, told, shown, chance=chance)
     out.print(escape(str(plots.save(plots.draw(made, chosen), output))))
+
+
+def _differ(frame: "pd.DataFrame", names: Sequence[str], fixed: set[str]) -> list[str]:
+    """The columns that tell rows apart and are not shown by place."""
+    return [name for name in names if name not in fixed and frame[name].nunique(dropna=False) > 1]
 
 
 def _beside(whole: "pd.DataFrame", scores: "pd.DataFrame", signal: str, lines: Sequence[str]) -> "Chart":

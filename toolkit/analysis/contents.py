@@ -22,6 +22,7 @@ from toolkit.analysis.stats import PROPORTIONS
 from toolkit.analysis.summary import MOST, Listed, summaries
 from toolkit.analysis.suspects import checkpoint_axis
 from toolkit.lookup import find
+from toolkit.manifest import record
 from toolkit.study import Cell
 
 if TYPE_CHECKING:
@@ -140,11 +141,21 @@ def findings(table: pa.Table, cells: Sequence[Cell], folders: Mapping[str, Path]
 def item_findings(cells: Sequence[Cell], folders: Mapping[str, Path]) -> list[str]:
     """What is wrong with the items of done cells, each sentence once."""
     found: dict[str, None] = {}
+    cut: dict[tuple[str, str], list[int]] = {}
     for cell in cells:
         path = folders.get(cell.fingerprint, Path()) / "items.parquet"
         if cell.fingerprint in folders and path.is_file():
             found |= dict.fromkeys(guards.single_class(pq.read_table(path, columns=["task", "gold"])))
-    return list(found)
+            for task, count in guards.cut_prompts(record.read(path.parent)).items():
+                cut.setdefault((cell.stage, task), []).append(count)
+    return [*found, *(_cut(stage, task, counts) for (stage, task), counts in cut.items())]
+
+
+def _cut(stage: str, task: str, counts: Sequence[int]) -> str:
+    return (
+        f"up to {max(counts)} prompts of {task} were longer than the context in {len(counts)} cells of {stage}: their "
+        "first tokens, hence demonstrations, were dropped; ask with fewer shots"
+    )
 
 
 def _listed(rows: Sequence[Sequence[str]], more: int = 0) -> Listed:

@@ -204,6 +204,14 @@ def single_class(items: pa.Table) -> list[str]:
     ]
 
 
+def cut_prompts(made: Mapping[str, Any]) -> dict[str, int]:
+    """Task -> prompts of it that did not fit the context, by the record of an evaluation; without those of none."""
+    counts = {name.rpartition("/"): count for name, count in made.get("metrics", {}).items()}
+    return {
+        task: int(count) for (task, _, what), count in counts.items() if what == "truncated_requests" and task and count
+    }
+
+
 def chance(items: pa.Table) -> dict[str, float]:
     """Task -> the score of guessing, for multiple-choice tasks of items.parquet: the mean of 1 / choices."""
     sizes = pc.list_value_length(items["loglikelihoods"])

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import pyarrow as pa
 from markupsafe import Markup
 
 from toolkit.analysis.browse import item_sets
@@ -66,20 +67,13 @@ def write_report(
     Raises:
         ValueError: an artifact's rows are malformed, or an axis has the name of a column.
     """
-    table = measure(cells, states, folders, axes, index)
-    table = table.rename_columns([label(name) for name in table.column_names])  # an axis is called as its study likes
+    table = _labelled(measure(cells, states, folders, axes, index))
     shown = contents(table, cells, folders)
     head, block = table_payload(spread_gaps(table))
     items = item_sets(cells, folders)
     blocked = [(c.name, states[c.fingerprint].message) for c in cells if states[c.fingerprint].state == "blocked"]
     failed = failures(cells, states, logs or {})
-    present = {
-        "curves": bool(shown["page"]["over"]), "heat": table.num_rows > 0, "items": bool(items),
-        "comparisons": bool(shown["compared"].rows or shown["compared"].notes or shown["seeds"]),
-        "dynamics": bool(shown["summaries"]), "signals": bool(shown["signals"].rows),
-        "failures": bool(failed or blocked),
-        "figures": bool(shown["charts"]["figures"] or shown["figure_notes"]), "losses": bool(shown["charts"]["losses"]),
-    }  # fmt: skip
+    present = _present(table, shown, items, failed or blocked)
     context = {
         "name": name,
         "text": text,
@@ -106,6 +100,22 @@ def write_report(
         **shown,
     }
     return _write(path, _render(context))
+
+
+def _labelled(table: pa.Table) -> pa.Table:
+    """With names of columns that can be shown: an axis is called as its study likes."""
+    about = table.schema.metadata  # renaming drops it, and with it which harness scored what
+    return table.rename_columns([label(name) for name in table.column_names]).replace_schema_metadata(about)
+
+
+def _present(table: pa.Table, shown: Mapping[str, Any], items: Any, failed: Any) -> dict[str, bool]:
+    """Section -> whether the study has what it needs; the others are always there."""
+    return {
+        "curves": bool(shown["page"]["over"]), "heat": table.num_rows > 0, "items": bool(items),
+        "comparisons": bool(shown["compared"].rows or shown["compared"].notes or shown["seeds"]),
+        "dynamics": bool(shown["summaries"]), "signals": bool(shown["signals"].rows), "failures": bool(failed),
+        "figures": bool(shown["charts"]["figures"] or shown["figure_notes"]), "losses": bool(shown["charts"]["losses"]),
+    }  # fmt: skip
 
 
 def stages(cells: Sequence[Cell], states: Mapping[str, CellState]) -> list[StagePlan]:
