@@ -64,7 +64,7 @@ def launch(study: str, root: Path, sets: dict[str, object]) -> dict[str, Path]:
     words += [word for key, value in sets.items() for word in ("--set", f"{key}={value}")]
     tidemark = Path(sys.executable).with_name("tidemark")
     done = subprocess.run(
-        [str(tidemark), "launch", *words, "--workers", "2"],
+        [str(tidemark), "launch", *words, "--workers", "1"],  # one: most cells are shorter than what a worker imports first
         cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
