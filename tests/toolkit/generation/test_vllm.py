@@ -82,7 +82,7 @@ def python(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> str:
     pieces = ["" if i in special else tokenizer.decode([i]) for i in range(len(tokenizer))]
     (folder / "known.json").write_text(json.dumps({"greedy": greedy, "pieces": pieces}))
     start = "import runpy, sys; sys.path.insert(0, sys.argv[1]); runpy.run_path(sys.argv[-1], run_name='__main__')"
-    (folder / "python").write_text(f'#!/bin/sh\nexec {sys.executable} -c "{start}" {folder} "$@"\n')
+    (folder / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{start}" "{folder}" "$@"\n')
     (folder / "python").chmod(0o755)
     return str(folder / "python")
 
@@ -131,9 +131,11 @@ def test_what_goes_wrong_there_is_told_here(tiny: Tiny, tmp_path: Path, python: 
 def test_the_driver_ends_with_its_parent(tiny: Tiny, tmp_path: Path, python: str) -> None:
     pid = os.fork()
     if pid == 0:
-        driver = _driver(tiny, tmp_path, python, Decoding(max_new_tokens=6, ends=(0,)))
-        (tmp_path / "pid").write_text(str(driver._process.pid))
-        os.kill(os.getpid(), signal.SIGKILL)
+        try:
+            driver = _driver(tiny, tmp_path, python, Decoding(max_new_tokens=6, ends=(0,)))
+            (tmp_path / "pid").write_text(str(driver._process.pid))
+        finally:  # also where it failed: a child that lives on would run the other tests
+            os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(pid, 0)
     child, deadline = int((tmp_path / "pid").read_text()), time.monotonic() + 10
     while time.monotonic() < deadline:
