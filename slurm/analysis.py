@@ -164,7 +164,7 @@ def _compare_cells(
     if words[0] != words[1] and not any_harness:
         raise ValueError(
             f"{one.name} was scored by {words[0]}, {two.name} by {words[1]}: numbers of two harnesses do not compare. "
-            "Evaluate again with --rebuild, or say --any-harness"
+            "Evaluate both with one version, or say --any-harness"
         )
     found = []
     for task in on or items.shared_tasks(*folders):

@@ -9,6 +9,7 @@ from rich.markup import escape
 
 from slurm.status import log_path
 from slurm.terminal import DEFAULT_ROOT, Opened, Root, Sets, StudyPath, err, open_study, out
+from toolkit import lookup
 from toolkit.plan import CellState, folder, survey
 from toolkit.study import axes
 
@@ -41,7 +42,11 @@ def table(
         list[str] | None, typer.Option(metavar="COLUMN=VALUE", help="Keep these rows; may be repeated.")
     ] = None,
     mean_over: Annotated[str, typer.Option(help="Axes to average over, comma-separated.")] = "",
+    paper: Annotated[
+        str, typer.Option(metavar="SOURCE", help="Put one's own rows beside this publication's, in its coordinates.")
+    ] = "",
     format_: Annotated[Format, typer.Option("--format", help="How to write it.")] = Format.markdown,
+    latex: Annotated[bool, typer.Option("--latex", help="Short for --format latex.")] = False,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="The file to write (needed for parquet).")
     ] = None,
@@ -58,9 +63,12 @@ def table(
     long = measured(opened, survey(opened.root, opened.study.name, opened.cells))
     for suspect in suspects(long):
         err.print(f"suspect checkpoint: {escape(suspect)}")
+    if paper:
+        long = _beside(paper, long)
     chosen = pivot.parse_where(where or [])
     listed = pivot.choose(long, chosen)
-    if not any_harness:
+    format_ = Format.latex if latex else format_
+    if not any_harness and not paper:
         guards.one_harness(listed, names_of(f"{rows},{cols}") or listed.column_names, values)
     data: pa.Table | pivot.Pivot = listed
     if rows or cols:
@@ -77,6 +85,18 @@ def table(
         output.write_text(text, encoding="utf-8")
     else:
         typer.echo(text, nl=not text.endswith("\n"))
+
+
+def _beside(paper: str, long: "pa.Table") -> "pa.Table":
+    """The rows of a publication that the study reads and one's own, told apart by the column `source`."""
+    import pyarrow as pa
+
+    from toolkit.analysis import gaps, to_frame
+
+    source = lookup.find("toolkit.analysis.published", paper, "source")
+    if not hasattr(source, "beside"):
+        raise ValueError(f"{source.__name__} cannot put other rows beside its own; leave --paper out")
+    return pa.Table.from_pandas(source.beside(to_frame(gaps.spread_gaps(long))), preserve_index=False)
 
 
 def report(

@@ -71,14 +71,14 @@ def dynamics(
     states = survey(opened.root, opened.study.name, opened.cells)
     long = measured(opened, states)
     table = gaps.spread_gaps(pivot.choose(long, pivot.parse_where(where or [])))
-    found = base_of(opened.cells, table) if not (by and base) else (by, base)
+    source = lookup.find("toolkit.analysis.published", paper, "source") if paper else None
+    found = (by, base) if by and base else base_of(opened.cells, table)
     if found is None and operation not in ALONE:
         raise ValueError("no axis of this study has a base that others were made from: say --by COLUMN --base VALUE")
     frame = to_frame(table)
-    source = lookup.find("toolkit.analysis.published", paper, "source") if paper else None
     scores = frame[frame["task"].notna() & frame["metric"].notna()]
     if source is not None and hasattr(source, "paper_rows") and operation is not Operation.formats:
-        scores = source.paper_rows(scores)
+        scores, found = source.paper_rows(scores), ("train", source.BASE)
     groups = getattr(source, "GROUPS", {})
     if operation in PAIRED and not pairs:
         raise ValueError(f"{operation} is a mean over pairs: say --pairs MODEL:TASK,...{_or_groups(groups)}")

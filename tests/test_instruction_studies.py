@@ -33,7 +33,7 @@ FEW = {
 }
 SETS = {
     "amuro-sft-tiny": {
-        **FEW, "checkpoint.step": "[6]", "scores.limit": 2, "transfer.limit": 2, "scores.shots": "[4]", "transfer.shots": "[4]",
+        **FEW, "spoken.rows": 300, "checkpoint.step": "[6]", "scores.limit": 2, "transfer.limit": 2, "scores.shots": "[4]", "transfer.shots": "[4]",
         "scores.format": "[inputoutput]", "transfer.format": "[default]", **{f"{name}.rows.train": 16 for name in ("mnli", "paws", "xsum", "socialiqa")},
         **{f"tuned_{name}.epochs": 1 for name in ("mnli", "paws", "xsum", "socialiqa")},
         "scores.inputs.model": "[tuned_xsum]", "transfer.inputs.model": "[{stage: checkpoint, as: base}]",

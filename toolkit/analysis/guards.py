@@ -80,7 +80,7 @@ def one_harness(table: pa.Table, shown: Sequence[str] = (), metric: str = "") ->
         more = f" (and {len(mixed) - 1} more)" if len(mixed) > 1 else ""
         raise ValueError(
             f"{metric!r} of task {task!r}{more} was scored by {' and by '.join(sorted(words))}: numbers of two"
-            " harnesses do not compare. Choose one (--where), evaluate again with --rebuild, or say --any-harness"
+            " harnesses do not compare. Choose one (--where), or say --any-harness"
         )
 
 

@@ -113,7 +113,7 @@ def _bars(chart: Chart) -> Figure:
     ax.set_ylabel(chart.measure)
     ax.set_title(panel.title, fontsize=8)
     if len(panel.series) > 1:
-        ax.legend(frameon=False, fontsize=7)
+        figure.legend(loc="outside lower center", ncols=min(4, len(panel.series)), frameon=False, fontsize=7)
     return figure
 
 

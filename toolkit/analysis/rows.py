@@ -97,7 +97,7 @@ def _read_rows(path: Path) -> pa.Table:
     if missing:
         raise ValueError(
             f"{path} has no column {missing[0]!r}: the rows of an evaluation have {', '.join(needed)}, "
-            f"this file has {', '.join(table.column_names)}; evaluate again with --rebuild"
+            f"this file has {', '.join(table.column_names)}; move its folder away and launch again"
         )
     for name in OPTIONAL:
         if name not in table.column_names:

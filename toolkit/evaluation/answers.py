@@ -1,8 +1,9 @@
 """What a model answered to single requests, kept on disk, so that nothing is asked twice.
 
-A request is known by its tokens (likelihoods) or its text and settings (generations), a model by the digests of its
-files and all else that decides numbers (`identity`): lm-eval's own cache does not know whose answers it holds. Answers
-are written in segments of their own, by rename, so that a lost attempt or a neighbour cannot spoil them.
+A request is known by its tokens (likelihoods) or its text and settings (generations) and by its batch (`within`), a
+model by the digests of its files and all else that decides numbers (`identity`): lm-eval's own cache does not know
+whose answers it holds. Answers are written in segments of their own, by rename, so that a lost attempt or a neighbour
+cannot spoil them.
 """
 
 import hashlib
@@ -39,6 +40,20 @@ def generation_key(prompt: str, settings: Mapping[str, Any], draw: int = 0) -> b
     """Of a text after a prompt. draw: which one, where they are sampled and differ."""
     words = json.dumps([prompt, settings, draw], sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(b"generation" + words.encode()).digest()[:16]
+
+
+def within(keys: Sequence[bytes], batches: Sequence[Sequence[Sequence[int]]]) -> list[bytes]:
+    """The keys of requests as asked in these batches (rows of request numbers).
+
+    In fp32, the last bits of a likelihood depend on what is computed beside it; without the batch in its key, a number
+    would depend on which cell ran first.
+    """
+    found = list(keys)
+    for rows in batches:
+        batch = hashlib.sha256(b"/".join(b"".join(keys[number] for number in row) for row in rows)).digest()
+        for number in (number for row in rows for number in row):
+            found[number] = hashlib.sha256(keys[number] + batch).digest()[:16]
+    return found
 
 
 def identity(model: Artifact, folder: Path, **how: Any) -> str:

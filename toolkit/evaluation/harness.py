@@ -20,7 +20,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window, set_torch_seed
 
 from toolkit.checkpoints.folders import load_tokenizer
-from toolkit.evaluation.answers import Answers, generation_key, likelihood_key
+from toolkit.evaluation.answers import Answers, generation_key, likelihood_key, within
 from toolkit.evaluation.batches import Batch, of_generations, of_likelihoods, of_windows
 from toolkit.evaluation.memory import Room, fitting, room
 from toolkit.evaluation.tasks import Loaded
@@ -172,7 +172,6 @@ class Harness(HFLM):
         batches = of_generations(asked, lengths, self.room, self.max_gen_toks)
         drawn = {number for batch in batches if batch.sampled for number in batch.requests()}
         keys = [generation_key(prompt, how, i if i in drawn else 0) for i, (prompt, how) in enumerate(asked)]
-        self.sampled |= {keys[number] for number in drawn}
 
         def compute(numbers: list[int]) -> list[Any]:
             return list(HFLM.generate_until(self, [requests[i] for i in numbers], disable_tqdm=True))
@@ -183,6 +182,8 @@ class Harness(HFLM):
         self, keys: Sequence[bytes], batches: Sequence[Batch], compute: Callable[[list[int]], list[Any]]
     ) -> list[Any]:
         """The answers to all requests, in their order; batches that lack one are computed."""
+        keys = within(keys, [batch.rows for batch in batches])
+        self.sampled |= {keys[number] for batch in batches if batch.sampled for number in batch.requests()}
         todo = [batch for batch in batches if any(keys[number] not in self.answers for number in batch.requests())]
         lacking = sum(len(batch.requests()) for batch in todo)
         self.finished += len(keys) - lacking

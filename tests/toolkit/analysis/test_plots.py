@@ -103,6 +103,51 @@ def test_every_figure_of_the_paper_comes_from_its_rows(tmp_path: Path) -> None:
     assert missing == [("no value", f"tokens {step * 2048 * 2048}", "fine-tuned") for step in (342000, 738000)]
 
 
+def as_own(paper: pd.DataFrame) -> pd.DataFrame:
+    """Released rows as `amuro-sft.yaml` and `amuro-it.yaml` would leave them: the label of a union, no `train` before
+    tuning, the last step called main, likelihoods at no shots, and more metrics and shots than the paper has."""
+    rows = paper[paper["repeat"].isna() & ((paper["harness"] == "amuro") | ~paper["task"].isin(["qqp", "rte"]))]
+    untuned = rows["train"] == "base"
+    official = rows["harness"] == "olmo-eval"
+    own = rows.assign(
+        job="evaluate",
+        stage="scores",
+        model=rows["train"].where(~untuned, "base").where(untuned, "tuned"),
+        train=rows["train"].where(~untuned),
+        step=rows["step"].astype(str).replace(str(amuro.MAIN), "main"),
+        task=rows["task"].mask(~official & (rows["task"] == "sciq"), "sciq_questions"),
+        format=rows["format"].where(~official),
+    ).drop(columns=["harness", "tokens", "epochs", "lr", "repeat"])
+    more = own[official].assign(shots=4, value=0.0)
+    return pd.concat([own, more, own.assign(metric="bits_per_byte", value=9.0)])
+
+
+@pytest.mark.skipif(not RELEASED.is_dir(), reason="the released tables are not here")
+def test_ones_own_rows_stand_beside_the_papers() -> None:
+    paper = load_published("amuro", RELEASED)
+    own = as_own(paper)
+    assert amuro.table6(own).equals(amuro.table6(paper))
+    alone = {name: make() for name, make in amuro.figures(own).items()}
+    both = {name: make() for name, make in amuro.figures(pd.concat([paper, own])).items()}
+    for name, chart in alone.items():
+        told = {
+            (panel.title.replace(" · own", ""), series.name.replace(" · own", "")): [p.value for p in series.points]
+            for panel in both[name].panels
+            for series in panel.series
+            if "paper" not in series.name
+        }
+        assert sum(len(panel.series) for panel in both[name].panels) > sum(
+            len(panel.series) for panel in chart.panels
+        ) or (
+            chart.kind == "heat" and len(both[name].panels[0].series[0].points) > len(chart.panels[0].series[0].points)
+        ), name
+        for panel in chart.panels if chart.kind == "lines" else ():
+            for series in panel.series:
+                assert told[panel.title, series.name] == pytest.approx(
+                    [p.value for p in series.points], nan_ok=True
+                ), name
+
+
 @pytest.mark.skipif(not RELEASED.is_dir(), reason="the released tables are not here")
 def test_a_figure_that_cannot_be_drawn_is_refused_by_itself() -> None:
     frame = load_published("amuro", RELEASED)

@@ -115,7 +115,7 @@ def test_files_that_cannot_be_seen_are_said_not_raised(own_study: FakeStudy) -> 
 def test_rows_without_a_column_are_refused_by_name(own_study: FakeStudy) -> None:
     cell = next(c for c in own_study.cells if c.stage == "quality")
     own_study.commit(cell, rows={"task": ["a"], "metric": ["acc"], "value": [1.0]})
-    with pytest.raises(ValueError, match=r"rows\.parquet has no column 'stderr'.*--rebuild"):
+    with pytest.raises(ValueError, match=r"rows\.parquet has no column 'stderr'.*move its folder away"):
         measure(**own_study.arguments())
 
 

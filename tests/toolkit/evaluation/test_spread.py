@@ -123,6 +123,17 @@ def test_more_tasks_do_not_ask_again_and_a_sentinel_asks_all(tiny: Tiny, tmp_pat
     assert go(tiny, repeated, tasks=("bios_qa_cloze", "bios_qa"), repeat=1) == found and repeated.done[0] <= 5
 
 
+def test_what_ran_before_changes_no_bit(tiny: Tiny, tmp_path: Path, expected: dict[str, bytes]) -> None:
+    """Likelihoods of two tasks share batches: those of one task alone were other batches, and are asked anew."""
+    cell = tmp_path / "work"
+    go(tiny, Told(cell / "before"), tasks=("bios_qa_cloze",))
+    after = Told(cell / "after")
+    assert go(tiny, after) == expected
+    assert after.done[0] <= 5
+    again = Told(cell / "again")
+    assert go(tiny, again) == expected and again.done == [], "the same batches are asked once"
+
+
 def test_another_models_answers_are_not_taken(tiny: Tiny, tmp_path: Path) -> None:
     names = {
         answers.identity(

@@ -1,6 +1,7 @@
 """The figures that Amuro & Char's results are told by, from rows: the authors' or one's own of the same coordinates.
 
-They go by what they show (`amuro.ABOUT`), not by number: numbers change from one version of a paper to the next.
+They go by what they show (`amuro.ABOUT`), not by number: numbers change from one version of a paper to the next. Where
+a frame has both, each line and bar is there twice, and `source` tells them apart.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,7 +13,6 @@ from toolkit.analysis.dynamics import average, forgetting, format_sensitivity, g
 from toolkit.analysis.published import amuro
 
 TWICE = ("qqp", "rte")  # both harnesses scored these; the figures show the authors' own prompts
-INSTRUCTION = ("hellaswag", "arc_challenge", "arc_easy", "sciq", "openbookqa", "boolq")
 FAMILIES = {"question generation": "socialiqa", "summary": "xsum", "NLI": "mnli", "paraphrase": "paws"}
 FLAT = ("mnli_matched", "xsum", "socialiqa", "paws", "boolq")
 GROUPS = {"learned in tuning": amuro.LEARNED_IN_TUNING, "learned in pre-training": amuro.LEARNED_IN_PRETRAINING}
@@ -21,6 +21,7 @@ GROUPS = {"learned in tuning": amuro.LEARNED_IN_TUNING, "learned in pre-training
 def figures(frame: pd.DataFrame) -> dict[str, Callable[[], Chart]]:
     """Name -> what makes the chart, each by itself; it raises ValueError where a row that it needs is missing, or
     stands there twice."""
+    frame = amuro.beside(frame)
     rows = amuro.paper_rows(frame)
     rows = rows[~(rows["task"].isin(TWICE) & (rows["harness"] == "olmo-eval"))]
     base = rows[rows["train"] == amuro.BASE]
@@ -33,21 +34,25 @@ def figures(frame: pd.DataFrame) -> dict[str, Callable[[], Chart]]:
         return _checkpoints(_beside_base(rows, pairs), ("model",), ("pair",))
 
     def by_family(value: str) -> Chart:
-        found = [
-            average(own, [p for p in amuro.OUT_OF_DOMAIN if p[0] == train], (), value).assign(task=name)
-            for name, train in FAMILIES.items()
-        ]
-        return bars(pd.concat(found), "task")
+        def families(part: pd.DataFrame) -> pd.DataFrame:
+            found = [
+                average(part, [p for p in amuro.OUT_OF_DOMAIN if p[0] == train], (), value).assign(task=name)
+                for name, train in FAMILIES.items()
+            ]
+            return pd.concat(found)
+
+        return _bars(own, families, "task")
+
+    def groups(part: pd.DataFrame) -> pd.DataFrame:
+        return pd.concat([average(part, pairs).assign(group=name) for name, pairs in GROUPS.items()])
 
     return {
         "base-improves": lambda: _checkpoints(learned, ("task",), ("train",)),
         "base-does-not-improve": lambda: _checkpoints(base[base["task"].isin(FLAT)], ("task",), ("train",)),
         "base-by-shots": lambda: _checkpoints(_by_shots(frame), ("shots",), ("task",)),
-        "gain-of-groups": lambda: bars(
-            pd.concat([average(gains, pairs).assign(group=name) for name, pairs in GROUPS.items()]), "step", "group"
-        ),
+        "gain-of-groups": lambda: _bars(gains, groups, "step", "group"),
         "tuned-in-domain": lambda: beside(amuro.IN_DOMAIN),
-        "instruction-tuned": lambda: beside([("tulu", task) for task in INSTRUCTION]),
+        "instruction-tuned": lambda: beside([("tulu", task) for task in amuro.INSTRUCTION]),
         "instruction-gain": lambda: _checkpoints(gains[gains["train"] == "tulu"], ("task",), ("train",), "gain"),
         "formats": lambda: _checkpoints(_formats(frame), ("format", "model"), ("pair",)),
         "format-sensitivity": lambda: _sensitivity(_formats(frame)),
@@ -55,12 +60,18 @@ def figures(frame: pd.DataFrame) -> dict[str, Callable[[], Chart]]:
         "out-of-domain-change": lambda: by_family("gain"),
         "out-of-domain-ratio": lambda: by_family("relative"),
         "cross-task": lambda: beside(amuro.CROSS_TASK),
-        "cross-task-change": lambda: bars(mean_relative_change(own, amuro.CROSS_TASK, ["train"]), "train"),
-        "cross-task-by-checkpoint": lambda: bars(mean_relative_change(own, amuro.CROSS_TASK), "step", "train"),
-        "forgetting": lambda: bars(forgetting(own, amuro.CROSS_TASK), "step", "train"),
+        "cross-task-change": lambda: _bars(
+            own, lambda part: mean_relative_change(part, amuro.CROSS_TASK, ["train"]), "train"
+        ),
+        "cross-task-by-checkpoint": lambda: _bars(
+            own, lambda part: mean_relative_change(part, amuro.CROSS_TASK), "step", "train"
+        ),
+        "forgetting": lambda: _bars(own, lambda part: forgetting(part, amuro.CROSS_TASK), "step", "train"),
         "instruction-following": lambda: _checkpoints(_llmbar(frame), ("model",), ("pair",)),
         "gain-by-task": lambda: heat(
-            _some(_labelled(gains, (*amuro.LEARNED_IN_TUNING, *amuro.LEARNED_IN_PRETRAINING[:-1])), "gain"),
+            _told(
+                _some(_labelled(gains, (*amuro.LEARNED_IN_TUNING, *amuro.LEARNED_IN_PRETRAINING[:-1])), "gain"), "pair"
+            ),
             "step",
             "pair",
             "gain",
@@ -76,7 +87,37 @@ def _gains(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _checkpoints(chosen: pd.DataFrame, lines: tuple[str, ...], panels: tuple[str, ...], value: str = "value") -> Chart:
-    return curves(_some(chosen), "tokens", lines, panels, value, amuro.CHANCE)
+    several = ("source",) if chosen["source"].nunique() > 1 else ()
+    return curves(_some(chosen), _over(chosen), (*lines, *several), panels, value, amuro.CHANCE)
+
+
+def _over(rows: pd.DataFrame) -> str:
+    """Tokens, unless one's own checkpoints are of a model whose tokens a step nobody said."""
+    return "tokens" if "tokens" in rows and rows["tokens"].notna().all() else "step"
+
+
+def _bars(
+    gains: pd.DataFrame, means: Callable[[pd.DataFrame], pd.DataFrame], x: str, group: str | None = None
+) -> Chart:
+    """Bars of the means of each source that has every pair of the figure; of none, the error of the last."""
+    found, failed = [], ValueError("no row of the table is one of this figure's")
+    for source, part in gains.groupby("source", sort=False):
+        try:
+            found.append(means(part).assign(source=source))
+        except ValueError as error:
+            failed = error
+    if not found:
+        raise failed
+    both = pd.concat(found)
+    if len(found) == 1:
+        return bars(both, x, group)
+    return bars(_told(both, group) if group else both, x, group or "source")
+
+
+def _told(rows: pd.DataFrame, label: str) -> pd.DataFrame:
+    """With the source in the label, where there are several."""
+    several = rows["source"].nunique() > 1
+    return rows.assign(**{label: rows[label] + " · " + rows["source"]}) if several else rows
 
 
 def _some(chosen: pd.DataFrame, value: str = "value") -> pd.DataFrame:
@@ -98,7 +139,7 @@ def _sensitivity(rows: pd.DataFrame) -> Chart:
     """The range of a score over formats, at each checkpoint."""
     found = format_sensitivity(_some(rows).drop(columns="pair").drop_duplicates())
     ranges = found.assign(value=found["range"], stderr=float("nan"), n=float("nan"))
-    return curves(ranges, "tokens", ("model",), ("task",))
+    return _checkpoints(ranges, ("model",), ("task",))
 
 
 def _labelled(rows: pd.DataFrame, pairs: Iterable[tuple[str, str]]) -> pd.DataFrame:
@@ -111,7 +152,7 @@ def _labelled(rows: pd.DataFrame, pairs: Iterable[tuple[str, str]]) -> pd.DataFr
 def _beside_base(rows: pd.DataFrame, pairs: Iterable[tuple[str, str]]) -> pd.DataFrame:
     """For each pair the tuned rows and, under the same name, the rows of the checkpoints that they come from."""
     tuned = _labelled(rows, pairs).assign(model="fine-tuned")
-    on = ["step", "task", "metric", "shots", "format", "harness"]
+    on = ["step", "task", "metric", "shots", "format", "harness", "source"]
     base = tuned[[*on, "pair"]].merge(rows[rows["train"] == amuro.BASE], on=on).assign(model="BASE")
     return pd.concat([base, tuned])
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 OWN, OFFICIAL = "all_perf_table.csv", "official_eval_table.csv"
 HARNESS = {OWN: "amuro", OFFICIAL: "olmo-eval"}
 BASE = "base"  # the coordinate `train` of a checkpoint that was not tuned
+INSTRUCTION = ("hellaswag", "arc_challenge", "arc_easy", "sciq", "openbookqa", "boolq")  # by likelihood, no shots
 STEPS = (1000, 18000, 342000, 424000, 505000, 592000, 738000, 738020)  # the last is `main`
 MAIN = STEPS[-1]
 TOKENS_A_STEP = 2048 * 2048
@@ -222,11 +223,52 @@ def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return at["harness"], at["train"] != BASE, at["train"], row["task"], at["format"], at["shots"], at["step"]
 
 
+def beside(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """The rows of a study (`toolkit.analysis.load`) in the coordinates of the release, with a column `source`: `paper`
+    for released rows, `own` for one's own, of which those stay that answer to a released one.
+
+    An own row's `harness` becomes that of the released table that it is held against: likelihoods without shots of
+    `INSTRUCTION` against OLMo-Eval's, accuracies and ROUGE-L against the authors' own. Rows of no tuned model have
+    `train` = base, the step `main` its number; steps of the paper have its tokens. An axis that only says which models
+    are tuned (a union's labels), which `train` says, is left out.
+    """
+    import pandas as pd
+
+    if "source" in frame:
+        return frame
+    given = [name for name in ("harness", "train", "format", "shots", "step", "tokens") if name not in frame]
+    rows = frame[frame["task"].notna()].reindex(columns=[*frame.columns, *given])
+    own = rows["job"] != "published"
+    rows["source"] = own.map({True: "own", False: "paper"})
+    rows["step"] = pd.to_numeric(rows["step"].astype("string").replace("main", str(MAIN))).astype("Int64")
+    rows["tokens"] = rows["tokens"].astype("Int64").mask(own & rows["step"].isin(STEPS), rows["step"] * TOKENS_A_STEP)
+    rows["train"] = rows["train"].astype(object).where(~own | rows["train"].notna(), BASE)
+    rows["format"] = rows["format"].astype(object).where(~own | rows["format"].notna(), "default")
+    official = rows["task"].isin(INSTRUCTION) & (rows["metric"] == "acc")
+    held = official.map({True: HARNESS[OFFICIAL], False: HARNESS[OWN]})
+    rows["harness"] = rows["harness"].astype(object).where(~own, held)
+    rows["task"] = rows["task"].astype(object).mask(own & (rows["task"] == "sciq_questions"), "sciq")
+    kept = rows["metric"].isin(["acc", "rouge_l"]) & (~official | rows["shots"].isin([0]))
+    empty = [name for name in given if rows[name].isna().all()]
+    return rows[~own | kept].drop(columns=[*empty, *_labels_of_unions(rows[own])])
+
+
+def _labels_of_unions(own: "pd.DataFrame") -> list[str]:
+    from toolkit.analysis.gaps import NOT_KEYS
+
+    untuned = own["train"] == BASE
+    axes = sorted({str(c) for c in own} - {*NOT_KEYS, "train", "source", "stage", "task", "metric", "harness"})
+    sides = {name: [set(own[name][side].dropna()) for side in (untuned, ~untuned)] for name in axes}
+    return [name for name, (base, tuned) in sides.items() if base and tuned and not base & tuned]
+
+
 def paper_rows(frame: "pd.DataFrame") -> "pd.DataFrame":
-    """The rows that the paper averages, of a frame that holds the release (`toolkit.analysis.load_published`).
+    """The rows that the paper averages, of a frame that holds the release (`toolkit.analysis.load_published`), one's
+    own results (`toolkit.analysis.load`), or both.
 
     Supervised tuning: the authors' own prompts in the default format with 4 shots. Instruction tuning: OLMo-Eval.
     """
+    frame = beside(frame)
     own = (frame["harness"] == "amuro") & (frame["shots"] == 4) & (frame["format"] == "default")
     first = frame["repeat"].isna() if "repeat" in frame else True
     return frame[(own & first & (frame["train"] != "tulu")) | (frame["harness"] == "olmo-eval")]
