@@ -64,6 +64,8 @@ def table(
     for suspect in suspects(long):
         err.print(f"suspect checkpoint: {escape(suspect)}")
     if paper:
+        if not any_harness:
+            guards.one_harness(_own(long), long.column_names, values)
         long = _beside(paper, long)
     chosen = pivot.parse_where(where or [])
     listed = pivot.choose(long, chosen)
@@ -97,6 +99,13 @@ def _beside(paper: str, long: "pa.Table") -> "pa.Table":
     if not hasattr(source, "beside"):
         raise ValueError(f"{source.__name__} cannot put other rows beside its own; leave --paper out")
     return pa.Table.from_pandas(source.beside(to_frame(gaps.spread_gaps(long))), preserve_index=False)
+
+
+def _own(long: "pa.Table") -> "pa.Table":
+    """The rows that nobody published."""
+    import pyarrow.compute as pc
+
+    return long.filter(pc.not_equal(long["job"].cast("string"), "published"))
 
 
 def report(

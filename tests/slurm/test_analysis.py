@@ -308,6 +308,44 @@ stages:
 AMURO = Path(__file__).parents[3] / "shared" / "amuro"
 
 
+BESIDE = f"""{PAPER}  mine: {{path: mine}}
+  scores: {{job: evaluate, inputs: {{model: mine}}, spec: {{tasks: [mnli_matched]}}, axes: {{shots: [0, 4]}}}}
+"""
+
+
+@pytest.mark.skipif(not AMURO.is_dir(), reason="the released tables are not here")
+def test_a_table_has_ones_own_rows_beside_the_papers(tmp_path: Path) -> None:
+    study = tmp_path / "beside.yaml"
+    study.write_text(BESIDE.replace("RELEASED", str(AMURO)))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "weights").write_text("mine")
+    tidemark("adopt", "--published", "amuro", AMURO, "--root", tmp_path)
+    for cell in cells_of(tmp_path, study_file.load(study)):
+        if cell.job == "folder" and cell.stage == "mine":
+            adopt(tmp_path, path=tmp_path / "mine", label=cell.label)
+        if cell.job == "evaluate":
+            out = tmp_path / "work" / cell.fingerprint[:12]
+            out.mkdir(parents=True)
+            row = {"task": "mnli_matched", "metric": "acc", "value": 0.25, "stderr": 0.1, "n": 20}
+            pq.write_table(pa.Table.from_pylist([row]), out / "rows.parquet")
+            packages = {"lm_eval": f"0.4.{cell.coords['shots']}"}
+            made = {"spec": cell.spec, "inputs": {}, "metrics": {}, "provenance": {"identity": {"packages": packages}}}
+            record.commit(
+                tmp_path, job=cell.job, label=cell.label, fingerprint=cell.fingerprint, out=out, record=made
+            )  # fmt: skip
+    where = [f"--where={word}" for word in ("task=mnli_matched", "shots=4", "format=default", "train=base")]
+    words = ("table", study, "--root", tmp_path, "--paper", "amuro", *where, "--rows", "step", "--cols", "source")
+    assert "scored by lm_eval 0.4.0 and by lm_eval 0.4.4" in str(tidemark(*words).exception)
+    done = tidemark(*words, "--any-harness", "--latex")
+    assert done.exit_code == 0, done.exception
+    lines = [line.rstrip(" \\").split(" & ") for line in done.stdout.splitlines() if " & " in line]
+    assert lines[0] == ["step", "paper", "own"] and len(lines) == 10
+    assert ["1000", "0.354 [0.345, 0.364]", "--"] in lines
+    (own,) = [line for line in lines[1:] if line[2] != "--"]
+    assert own[2].startswith("0.250 [") and own[1] == "--"
+    assert "unknown source 'amaro'" in str(tidemark("table", study, "--root", tmp_path, "--paper", "amaro").exception)
+
+
 @pytest.mark.skipif(not AMURO.is_dir(), reason="the released tables are not here")
 def test_dynamics_of_published_tables(tmp_path: Path) -> None:
     """Table 6 and the cross-task means from the command line, with the places that were not run."""
