@@ -343,7 +343,8 @@ def test_a_table_has_ones_own_rows_beside_the_papers(tmp_path: Path) -> None:
     assert ["1000", "0.354 [0.345, 0.364]", "--"] in lines
     (own,) = [line for line in lines[1:] if line[2] != "--"]
     assert own[2].startswith("0.250 [") and own[1] == "--"
-    assert "unknown source 'amaro'" in str(tidemark("table", study, "--root", tmp_path, "--paper", "amaro").exception)
+    wrong = tidemark("table", study, "--root", tmp_path, "--paper", "amaro", "--any-harness")
+    assert "unknown source 'amaro'; did you mean 'amuro'" in str(wrong.exception)
 
 
 @pytest.mark.skipif(not AMURO.is_dir(), reason="the released tables are not here")
