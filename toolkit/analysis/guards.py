@@ -180,16 +180,19 @@ def perfect_before_training(table: pa.Table) -> list[str]:
 
 
 def fewer_items(table: pa.Table) -> list[str]:
-    """Tasks that were scored on different numbers of items: rows were lost, or a limit was left in a spec."""
+    """Tasks that were scored on different numbers of items: rows were lost, or a limit was left in a spec.
+
+    What others published is not held against one's own: they may have taken another split.
+    """
     rows = _scores(table)
-    sizes = rows.filter(pc.is_valid(rows["n"])).group_by(["task", "metric", "n"]).aggregate([("value", "count")])
-    counts: dict[tuple[str, str], dict[int, int]] = {}
+    sizes = rows.filter(pc.is_valid(rows["n"])).group_by(["job", "task", "metric", "n"]).aggregate([("value", "count")])
+    counts: dict[tuple[str, str, str], dict[int, int]] = {}
     for row in sizes.to_pylist():
-        counts.setdefault((row["task"], row["metric"]), {})[row["n"]] = row["value_count"]
+        counts.setdefault((row["task"], row["metric"], row["job"]), {})[row["n"]] = row["value_count"]
     return [
         f"{metric} of {task} is of {max(n)} items in {n[max(n)]} rows and of fewer "
         f"({', '.join(map(str, sorted(n)[:-1][:4]))}) in {sum(n.values()) - n[max(n)]}: is a limit left in a spec?"
-        for (task, metric), n in sorted(counts.items())
+        for (task, metric, _), n in sorted(counts.items())
         if len(n) > 1
     ]
 

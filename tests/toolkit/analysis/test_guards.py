@@ -63,6 +63,7 @@ def test_fewer_items_than_the_task_has_are_told() -> None:
         long([{"n": 1000}, {"n": 1000, "model": "b"}, {"n": 80, "model": "c"}, {"n": 5, "task": "u"}])
     )
     assert told.startswith("acc of t is of 1000 items in 2 rows and of fewer (80) in 1")
+    assert fewer_items(long([{"n": 1000, "job": "published"}, {"n": 80}, {"n": 80, "model": "b"}])) == []
 
 
 def test_nothing_is_told_of_a_sound_table(table: pa.Table) -> None:
