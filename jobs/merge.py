@@ -9,7 +9,10 @@ from toolkit.stage import Choice, Context
 
 VERSION = 1
 CHOICE = Choice(field="method", package="toolkit.merging.methods")
-WARM = ("torch", "tokenizers", "transformers.modeling_utils", "transformers.models.auto.modeling_auto")
+WARM = (
+    "torch", "tokenizers", "transformers.modeling_utils", "transformers.models.auto.modeling_auto",
+    "toolkit.merging.sums",
+)  # fmt: skip
 
 
 def run(spec: Any, inputs: Any, out: Path, ctx: Context) -> dict[str, Any]:

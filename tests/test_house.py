@@ -28,7 +28,9 @@ MAY_IMPORT = {"toolkit": {"toolkit"}, "jobs": {"toolkit", "jobs"}, "slurm": {"to
 DEEPSPEED = ("toolkit/training/engine.py", "toolkit/training/state.py")  # how it runs, and what it holds
 ONLY_IN = {"submitit": ("slurm/",), "deepspeed": DEEPSPEED, "lm_eval": ("toolkit/evaluation/",)}
 NEVER_IN = {"toolkit/analysis/": {"torch", "transformers", "datasets"}}
-HEAVY = {"torch", "transformers", "datasets", "pandas", "pyarrow", "numpy", "lm_eval", "deepspeed", "trl", "scipy"}
+HEAVY = {"torch", "transformers", "datasets", "pandas", "pyarrow", "numpy", "lm_eval", "deepspeed", "trl", "scipy"} | {
+    "numba"
+}
 MOST_LINES, LONGEST_FUNCTION = 500, 60
 
 

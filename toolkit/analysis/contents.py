@@ -1,5 +1,5 @@
 """What the report's page shows beside the table: scales and levels of guessing, findings, comparisons, dynamics,
-signals, figures. Each of these is there where the study has what it needs."""
+signals, weights, figures. Each of these is there where the study has what it needs."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from toolkit.analysis import guards
+from toolkit.analysis import guards, weights
 from toolkit.analysis.axis import scales
 from toolkit.analysis.bases import base_of
 from toolkit.analysis.charts import COLOURS, Chart, scatter, to_json
@@ -28,6 +28,8 @@ from toolkit.study import Cell
 if TYPE_CHECKING:
     import pandas as pd
 
+    from toolkit.analysis.signals import Signal
+
 ROWS = 10_000  # of a table that dynamics, signals and figures are worked out for, which takes some ten seconds
 STUDENT = 200  # degrees of freedom that the page has a quantile for
 SCATTERS = 12
@@ -37,19 +39,24 @@ LIKELY = 0.05  # ties that are no less likely than this are no finding
 def contents(table: pa.Table, cells: Sequence[Cell], folders: Mapping[str, Path]) -> dict[str, Any]:
     """What `report.html.j2` needs by name; `page` and `charts` are for the scripts."""
     from toolkit.analysis import to_frame
+    from toolkit.analysis.signals import signals
 
     over, base = checkpoint_axis(keys(table)), base_of(cells, table)
     compared = comparisons(pairs(cells, folders, base, over), folders)
-    frame = to_frame(spread_gaps(table)) if over and table.num_rows <= ROWS else None
+    sizes = weights.measured(cells, folders)
+    frame = to_frame(spread_gaps(table)) if (over or sizes) and table.num_rows <= ROWS else None
     tables = summaries(frame, *base, over) if frame is not None and base and over else []
     if frame is None and base and over:
         about = f"Left out of the page of a table of {table.num_rows:,} rows: `tidemark dynamics` works it out."
         tables = [Listed(title="Change by tuning", about=about, headers=(), rows=(), left=0)]
-    listed, scatters = _signals(frame, over) if frame is not None and over else (_listed([]), [])
+    listed, scatters = _signals(signals(frame, over) if frame is not None and over else [], "Rank correlations")
+    found = weights.criterion(frame) if frame is not None and sizes else []
+    predicted, pairs_drawn = _signals(found, "Does |change| / |delta| rank what is reached?")
     figures, notes = _figures(cells, frame, over)
     drawn: dict[str, list[tuple[str, Chart, str]]] = {
         "figures": figures,
         "signals": scatters,
+        "weights": [*_layers(sizes), *pairs_drawn],
         "losses": [(stage, chart, "") for stage, chart in losses(cells, folders)],
     }
     return {
@@ -60,6 +67,8 @@ def contents(table: pa.Table, cells: Sequence[Cell], folders: Mapping[str, Path]
         "base": base,
         "summaries": tables,
         "signals": listed,
+        "weights": _sizes(sizes),
+        "criterion": predicted,
         "figure_notes": notes,
         "charts": {section: [_drawn(*one) for one in some] for section, some in drawn.items()},
     }
@@ -158,15 +167,28 @@ def _cut(stage: str, task: str, counts: Sequence[int]) -> str:
     )
 
 
-def _listed(rows: Sequence[Sequence[str]], more: int = 0) -> Listed:
-    headers = ["signal", "of the score", "rho", "p (Holm)", "pairs"]
-    return Listed(title="Rank correlations", about="", headers=headers, rows=rows, left=2, more=more)
+def _sizes(sizes: Mapping[str, Mapping[str, weights.Rows]]) -> list[Listed]:
+    """A table for each stage that measured, cut where it would fill the page."""
+    made = []
+    for stage, sets in sizes.items():
+        headers, rows = weights.listed(sets)
+        cut = f"The first {MOST} of {len(rows)} rows; `tidemark weights` prints the others." if len(rows) > MOST else ""
+        made.append(Listed(title=stage, about=cut, headers=headers, rows=rows[:MOST], left=2))
+    return made
 
 
-def _signals(frame: "pd.DataFrame", over: str) -> tuple[Listed, list[tuple[str, Chart, str]]]:
-    from toolkit.analysis.signals import signals
+def _layers(sizes: Mapping[str, Mapping[str, weights.Rows]]) -> list[tuple[str, Chart, str]]:
+    drawn = [(stage, weights.by_layer(sets), len(sets)) for stage, sets in sizes.items()]
+    cut = "The first {} of {} are drawn."
+    return [
+        (f"{stage}, by layer", chart, cut.format(weights.MOST, count) if count > weights.MOST else "")
+        for stage, chart, count in drawn
+        if chart is not None
+    ]
 
-    found = signals(frame, over)
+
+def _signals(found: "Sequence[Signal]", title: str) -> tuple[Listed, list[tuple[str, Chart, str]]]:
+    """Rank correlations as a table and, of the first, as scatters."""
     rows = [
         [
             one.signal,
@@ -185,7 +207,8 @@ def _signals(frame: "pd.DataFrame", over: str) -> tuple[Listed, list[tuple[str, 
         )
         for one in found[:SCATTERS]
     ]
-    return _listed(rows, max(0, len(found) - MOST)), drawn
+    headers = ["signal", "of the score", "rho", "p (Holm)", "pairs"]
+    return Listed(title=title, about="", headers=headers, rows=rows, left=2, more=max(0, len(found) - MOST)), drawn
 
 
 def _figures(

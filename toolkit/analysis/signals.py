@@ -51,7 +51,7 @@ def beside(frame: pd.DataFrame, signal: str, scores: pd.DataFrame) -> pd.DataFra
         ValueError: no such signal, or several numbers of it at one point (which columns differ).
     """
     rows = _rows(frame, signal)
-    on = _axes(rows)
+    on = axes_of(rows)
     twice = rows[rows.duplicated(on, keep=False)]
     if len(twice):
         raise ValueError(f"signal {signal!r} has several numbers at {twice.iloc[0][on].to_dict()}: choose with --where")
@@ -74,7 +74,7 @@ def _ranked(both: pd.DataFrame, signal: str, points: Sequence[str]) -> Iterator[
     lines = [c for c in both.columns if c not in (*NOT_KEYS, *points, signal)]
     for key, part in both.groupby(lines, sort=False, dropna=False):
         if len(part) >= LEAST and min(part["value"].nunique(), part[signal].nunique()) > 1:
-            score = " · ".join(show(k) for k in key if isinstance(k, str) or k == k)
+            score = " · ".join(show(k) for k in key if k is not pd.NA and k == k)
             yield score, rank_correlation(part[signal], part["value"], resamples=500), part
 
 
@@ -86,14 +86,17 @@ def listed(frame: pd.DataFrame, over: str | None) -> pd.DataFrame:
     )
 
 
-def _axes(rows: pd.DataFrame) -> list[str]:
+def axes_of(rows: pd.DataFrame) -> list[str]:
     """The axes that a signal's rows have; what is constant belongs to the signal and joins nothing."""
     known = [c for c in rows.columns if c not in (*NOT_KEYS, "stage", "task", "metric")]
     return [c for c in known if rows[c].notna().any() and rows[c].nunique() > 1]
 
 
-def signals(frame: pd.DataFrame, over: str | None, most: int = MOST) -> list[Signal]:
-    """Each signal against each score of other stages (a line: task, metric, stage, ...), the least p first.
+def signals(
+    frame: pd.DataFrame, over: str | None, most: int = MOST, asked: Sequence[str] | None = None
+) -> list[Signal]:
+    """Each signal (all, or those `asked`) against each score of other stages (a line: task, metric, stage, ...), the
+    least p first.
 
     Correlated are checkpoints alone: a line has one point at each coordinate of `over`; in a study without checkpoints
     (None) at each point of the signal. A score is not held against itself, nor one metric of a cell against another of
@@ -101,8 +104,10 @@ def signals(frame: pd.DataFrame, over: str | None, most: int = MOST) -> list[Sig
     """
     scores = frame[frame["value"].notna() & frame["task"].notna() & (frame[over].notna() if over else True)]
     found: list[tuple[str, str, Rank, pd.DataFrame]] = []
-    for signal in names(frame)[:most] if scores["stage"].nunique() and frame["stage"].nunique() > 1 else []:
-        axes = _axes(_rows(frame, signal))
+    known = names(frame)
+    chosen = known if asked is None else [name for name in asked if name in known]
+    for signal in chosen[:most] if scores["stage"].nunique() and frame["stage"].nunique() > 1 else []:
+        axes = axes_of(_rows(frame, signal))
         if not axes or over and over not in axes:
             continue
         points = [over, "step", "tokens"] if over else axes

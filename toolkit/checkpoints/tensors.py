@@ -110,9 +110,12 @@ def read_folder(folder: Path) -> dict[str, Tensor]:
         ValueError: no weights, a missing or truncated file, a tensor that two files hold, or an adapter beside them.
     """
     if (folder / "adapter").is_dir():
+        from toolkit.training.adapters import kind_of
+
+        kind = kind_of(folder / "adapter").lower()
         raise ValueError(
-            f"{folder} is a model with an adapter that is no part of its weights (prompt_tuning, prefix_tuning or"
-            " bottleneck): it can be asked (generate, evaluate), not trained further, converted, merged or quantized"
+            f"{folder} is a model with an adapter that is no part of its weights ({kind}): it can be asked (generate,"
+            " evaluate), not trained further, converted, merged or quantized"
         )
     found: dict[str, Tensor] = {}
     for path in weight_files(folder):

@@ -40,7 +40,7 @@ class Place:
 
 
 class Room:
-    """The buffers of one thread, as views of so many elements: a fp32 chunk for each model and a `spare` one.
+    """The buffers of one thread, as views of so many elements: a fp32 chunk for each model.
 
     raw: what was read, or is to be written, by safetensors' word for its type, and the same memory as bytes.
     """
@@ -48,14 +48,14 @@ class Room:
     def __init__(self, buffers: "Sequence[torch.Tensor]", raw: "torch.Tensor", count: int) -> None:
         import torch
 
-        *self.chunks, self.spare = (buffer[:count] for buffer in buffers)
+        self.chunks = [buffer[:count] for buffer in buffers]
         self.inside = [chunk.numpy().data.cast("B") for chunk in self.chunks]
         self.raw = {word: raw[: count * BYTES[word]].view(getattr(torch, TORCH[word])) for word in FLOATS}
         self.bytes = {word: raw[: count * BYTES[word]].numpy().data for word in FLOATS}
 
 
 Work = Callable[[Place, "list[torch.Tensor]", Room], None]
-Combine = Callable[[Place, "list[torch.Tensor]", "torch.Tensor"], "torch.Tensor"]
+Combine = Callable[[Place, "list[torch.Tensor]"], "torch.Tensor"]
 
 
 def walk(
@@ -116,7 +116,7 @@ def _rooms(models: int, piece: int) -> "Callable[[int], Room]":
     """A thread's buffers, viewed as pieces of any size: making views anew for every piece costs as much as a sum."""
     import torch
 
-    buffers, raw = [torch.empty(piece) for _ in range(models + 1)], torch.empty(piece * 8, dtype=torch.uint8)
+    buffers, raw = [torch.empty(piece) for _ in range(models)], torch.empty(piece * 8, dtype=torch.uint8)
     return cache(lambda count: Room(buffers, raw, count))
 
 
@@ -179,7 +179,7 @@ def stream(
     Raises:
         ValueError: a result that is not finite, or does not fit into the type of the output.
     """
-    write(models, lambda place, chunks, spare: combine(chunks), out, dtype, threads=threads, piece=piece, report=report)
+    write(models, lambda place, chunks: combine(chunks), out, dtype, threads=threads, piece=piece, report=report)
 
 
 def write(
@@ -194,9 +194,9 @@ def write(
     piece: int = PIECE,
     report: Report = lambda done, total: None,
 ) -> None:
-    """`stream` for a method that looks at where it is: `combine(place, chunks, spare)`.
+    """`stream` for a method that looks at where it is: `combine(place, chunks)`.
 
-    spare: one more chunk of that thread, to be overwritten. rounding, seed: to the type of the output.
+    rounding, seed: to the type of the output.
     """
     like = {name: source(tensor) for name, tensor in next(iter(models.values())).items()}
     files: dict[str, dict[str, tuple[str, tuple[int, ...]]]] = {}
@@ -209,7 +209,7 @@ def write(
                 _copy(tensor, name, output)
 
         def work(place: Place, chunks: "list[torch.Tensor]", room: Room) -> None:
-            result = combine(place, chunks, room.spare)
+            result = combine(place, chunks)
             output.put(place.name, place.first, _packed(result, place, output.dtype(place.name), rounding, seed, room))
 
         floats = [name for name, tensor in like.items() if tensor.dtype in FLOATS]

@@ -4,8 +4,8 @@ With a base, a model tuned from it and one trained on from it: delta = instruct 
 The ratio of mean |change| to mean |delta| is the criterion of the delta merge's source: small means that training moved
 the weights little where instruction tuning moved them much. Means are over all elements.
 
-Sums of a piece are torch's fp32 sums (pairwise), sums over pieces are exact, so that neither threads
-nor the order of work change a digit. Against float64 throughout they agree to six digits and more.
+Sums over pieces are exact, so that neither threads nor the order of work change a digit. Against float64 throughout
+they agree to six digits and more.
 """
 
 import math
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 WHAT = ("base", "instruct", "delta", "change")
 RATIOS = (("delta", "base"), ("change", "base"), ("change", "delta"))
+KEYS = (  # of the sums, in the order of `toolkit.merging.sums`; the last three take a trained model
+    "base_abs", "base_square", "instruct_abs", "instruct_square", "delta_abs", "delta_square",
+    "change_abs", "change_square", "product",
+)  # fmt: skip
 SAMPLE, WINDOW = 64, 1024  # rows and neighbouring columns of a matrix whose effective rank is taken
 FILE = "weights.parquet"
 
@@ -34,42 +38,26 @@ class Weights:
     """
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> None:
-        self.shapes, self.seed = shapes, seed
+        from toolkit.merging.sums import sums  # here, so that it is compiled before threads begin
+
+        self.shapes, self.seed, self._sums = shapes, seed, sums
         self.sums: dict[str, dict[str, float]] = {}
         self.ranks: dict[str, dict[str, float]] = {}
         self._open: dict[str, _Open] = {}
         self._lock = Lock()
 
     def measure(
-        self,
-        place: "Place",
-        base: "torch.Tensor",
-        instruct: "torch.Tensor",
-        trained: "torch.Tensor | None",
-        spare: "torch.Tensor",
-    ) -> "torch.Tensor":
-        """Measure a piece, flat fp32, and return delta; everything else but `trained` is overwritten."""
-        import torch
-
-        # Hazard: torch.dot is twice as fast as a product and its sum, and has only five digits right.
+        self, place: "Place", base: "torch.Tensor", instruct: "torch.Tensor", trained: "torch.Tensor | None"
+    ) -> None:
+        """Measure a piece, flat fp32."""
         tensor = self._tensor(place.name)
-        found = {"base_square": torch.mul(base, base, out=spare).sum()}
-        found["base_abs"] = torch.abs(base, out=spare).sum()
-        found["instruct_square"] = torch.mul(instruct, instruct, out=spare).sum()
-        found["instruct_abs"] = torch.abs(instruct, out=spare).sum()
-        delta = instruct.sub_(base)
-        tensor.sample("delta", place, delta)
-        found["delta_square"] = torch.mul(delta, delta, out=spare).sum()
+        third = base if trained is None else trained
+        found = self._sums(base.numpy(), instruct.numpy(), third.numpy()).tolist()
+        tensor.sample("delta", place, instruct, base)
         if trained is not None:
-            change = torch.sub(trained, base, out=base)
-            tensor.sample("change", place, change)
-            found["change_square"] = torch.mul(change, change, out=spare).sum()
-            found["product"] = torch.mul(delta, change, out=spare).sum()
-            found["change_abs"] = change.abs_().sum()
-        found["delta_abs"] = torch.abs(delta, out=spare).sum()
-        if tensor.add(place.count, torch.stack(list(found.values())).tolist()):
-            self._close(place.name, tensor, list(found))
-        return delta
+            tensor.sample("change", place, trained, base)
+        if tensor.add(place.count, found if trained is not None else found[:6]):
+            self._close(place.name, tensor)
 
     def _tensor(self, name: str) -> "_Open":
         with self._lock:
@@ -77,10 +65,10 @@ class Weights:
                 self._open[name] = _Open(name, self.shapes[name], self.seed)
             return self._open[name]
 
-    def _close(self, name: str, tensor: "_Open", keys: list[str]) -> None:
+    def _close(self, name: str, tensor: "_Open") -> None:
         """Everything of a tensor was seen: keep its sums and effective ranks, let go of the rest."""
         columns = zip(*tensor.pieces, strict=True)
-        self.sums[name] = {key: math.fsum(column) for key, column in zip(keys, columns, strict=True)}
+        self.sums[name] = {key: math.fsum(column) for key, column in zip(KEYS, columns, strict=False)}
         ranks = {what: effective_rank(rows) for what, rows in tensor.rows.items()}
         self.ranks[name] = {what: rank for what, rank in ranks.items() if rank is not None}
         with self._lock:
@@ -141,7 +129,7 @@ def compare(folders: Mapping[str, Path], threads: int) -> Weights:
 
     def work(place: "Place", chunks: "list[torch.Tensor]", room: Room) -> None:
         base, instruct, *trained = chunks
-        sizes.measure(place, base, instruct, trained[0] if trained else None, room.spare)
+        sizes.measure(place, base, instruct, trained[0] if trained else None)
 
     walk(tensors, floats(tensors), work, threads=threads)
     return sizes
@@ -172,8 +160,8 @@ class _Open:
             self.missing -= count
             return self.missing == 0
 
-    def sample(self, what: str, place: "Place", flat: "torch.Tensor") -> None:
-        """Copy what of the chosen rows lies in this piece."""
+    def sample(self, what: str, place: "Place", model: "torch.Tensor", base: "torch.Tensor") -> None:
+        """Take the difference of what of the chosen rows lies in this piece."""
         import torch
 
         if not self.chosen:
@@ -188,7 +176,8 @@ class _Open:
             start = self.chosen[number] * self.width + self.left
             first, last = max(start, place.first), min(start + self.window, end)
             if first < last:
-                self.rows[what][number, first - start : last - start] = flat[first - place.first : last - place.first]
+                inside = slice(first - place.first, last - place.first)
+                self.rows[what][number, first - start : last - start] = model[inside] - base[inside]
 
 
 def effective_rank(rows: "torch.Tensor") -> float | None:

@@ -97,6 +97,25 @@ def skill(step: int, model: str, shots: int = 0) -> float:
     return float(0.08 + learned * {"checkpoint": 0.18 + 0.05 * shots, "tuned": 0.72, "merged": 0.6}[model])
 
 
+def moved(step: int) -> float:
+    """|trained - base| / |instruct - base| of a fake merge."""
+    return 2.0 - step / 200
+
+
+def sizes(step: int) -> dict[str, list[Any]]:
+    """weights.parquet as a delta merge writes it: the whole, 12 layers (the last first) and a tensor without a cosine."""
+    names = ["all", *(f"layer {number}" for number in reversed(range(12))), "outside", "model.norm.weight"]
+    parts = ["whole", *["layer"] * 13, "tensor"]
+    n = len(names)
+    delta = [0.1 + 0.01 * number for number in range(n)]
+    return {
+        "part": parts, "name": names, "elements": [1000] * n, "base_abs": [0.5] * n, "delta_abs": delta,
+        "change_abs": [moved(step) * d for d in delta], "delta_over_base_abs": [2 * d for d in delta],
+        "change_over_base_abs": [2 * moved(step) * d for d in delta], "change_over_delta_abs": [moved(step)] * n,
+        "cosine": [0.25] * (n - 1) + [None],
+    }  # fmt: skip
+
+
 def build(root: Path) -> FakeStudy:
     """The study on disk: tuned[step=300] failed, what needs it is blocked; some scores run or were never run."""
     study = FakeStudy(root=root)
@@ -138,7 +157,7 @@ def build(root: Path) -> FakeStudy:
             inputs={"trained": checkpoint[step], "instruct": tuned[1000]},
         )
         if step != 1000:
-            study.commit(merged[step], {"norm": 0.17})
+            study.commit(merged[step], {"norm": 0.17, "change_over_delta_abs": moved(step)}, weights=sizes(step))
     models = {"checkpoint": checkpoint, "tuned": tuned, "merged": merged}
     answers = {}
     for step, model in itertools.product(STEPS, MODELS):

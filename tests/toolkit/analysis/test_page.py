@@ -99,7 +99,7 @@ def texts(tab: Browser, selector: str) -> list[str]:
 def test_every_section_opens_without_errors_or_requests(tab: Browser, page: Path) -> None:
     sections = tab.run("[...document.querySelectorAll('nav a')].map((a) => a.hash.slice(1))")
     assert sections == [
-        "overview", "curves", "heat", "comparisons", "dynamics", "signals", "items", "table", "losses", "failures",
+        "overview", "curves", "heat", "comparisons", "dynamics", "signals", "weights", "items", "table", "losses", "failures",
         "provenance",
     ]  # fmt: skip
     for section in sections:

@@ -36,7 +36,7 @@ async function startFigures(section) {
     place.append(make("div", { className: group.length > 1 || chart.kind === "heat" ? "group" : "group one" }, make("h3", { textContent: name }), about ? make("p", { textContent: about }) : null, make("div", { className: "controls" }, ...switcher), make("div", { className: "panels" }, ...group)));
   }
 }
-for (const section of ["figures", "signals", "losses"]) starters[section] = () => startFigures(section);
+for (const section of ["figures", "signals", "weights", "losses"]) starters[section] = () => startFigures(section);
 
 (async () => {
   startTheme();

@@ -62,7 +62,7 @@ def run(spec: Spec, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
     paired = pair(given, like="first", base="base")
     bounds = magnitudes(paired.tensors, lambda n: between(n, spec.density, spec.outliers), ctx.resources.threads)
 
-    def combine(place: "Place", chunks: "list[torch.Tensor]", spare: "torch.Tensor") -> "torch.Tensor":
+    def combine(place: "Place", chunks: "list[torch.Tensor]") -> "torch.Tensor":
         return breadcrumbs(chunks[0], chunks[1:], bounds[place.name], weights, spec.scale)
 
     return merge(paired, given, "first", combine, spec, out, ctx)

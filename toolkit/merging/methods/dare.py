@@ -52,7 +52,7 @@ def run(spec: Spec, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
     weights = weights_of(spec.weights, given)
     roles = list(given)[1:]
 
-    def combine(place: "Place", chunks: "list[torch.Tensor]", spare: "torch.Tensor") -> "torch.Tensor":
+    def combine(place: "Place", chunks: "list[torch.Tensor]") -> "torch.Tensor":
         masks = [mask(spec.seed, f"{role} {place.name}", place.first, place.count, spec.density) for role in roles]
         return dare(chunks[0], chunks[1:], masks, spec.density, weights, spec.scale)
 

@@ -65,10 +65,11 @@ def run(spec: Spec, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
     scales = scale_of(tensors, spec.scale, spec.scales)
     sizes = Weights(shapes={name: tensor.shape for name, tensor in tensors.items()}, seed=spec.seed)
 
-    def combine(place: "Place", chunks: "list[torch.Tensor]", spare: "torch.Tensor") -> "torch.Tensor":
+    def combine(place: "Place", chunks: "list[torch.Tensor]") -> "torch.Tensor":
         trained, base, instruct = chunks
-        difference = sizes.measure(place, base, instruct, trained, spare) if spec.weights else instruct.sub_(base)
-        return add(trained, difference, scales[place.name])
+        if spec.weights:
+            sizes.measure(place, base, instruct, trained)
+        return delta(trained, base, instruct, scales[place.name])
 
     metrics = merge(paired, folders, spec.tokenizer, combine, spec, out, ctx)
     if spec.weights:

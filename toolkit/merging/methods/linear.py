@@ -47,7 +47,7 @@ def run(spec: Spec, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
     given = folders(inputs)
     weights = weights_of(spec.weights, given)
 
-    def combine(place: "Place", chunks: "list[torch.Tensor]", spare: "torch.Tensor") -> "torch.Tensor":
+    def combine(place: "Place", chunks: "list[torch.Tensor]") -> "torch.Tensor":
         return linear(chunks, weights)
 
     return merge(pair(given), given, "first", combine, spec, out, ctx)

@@ -53,7 +53,7 @@ def run(spec: Spec, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
     squares = products(paired.tensors, lambda x: [(m - x[0]).square_() for m in x[1:]], ctx.resources.threads)
     weights = {name: shares([math.sqrt(value) for value in found], spec.power) for name, found in squares.items()}
 
-    def combine(place: "Place", chunks: "list[torch.Tensor]", spare: "torch.Tensor") -> "torch.Tensor":
+    def combine(place: "Place", chunks: "list[torch.Tensor]") -> "torch.Tensor":
         return norm_weighted(chunks[0], chunks[1:], weights[place.name], spec.scale)
 
     return merge(paired, given, "first", combine, spec, out, ctx)

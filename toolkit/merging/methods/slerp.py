@@ -60,7 +60,7 @@ def run(spec: Spec, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
     sums = products(paired.tensors, lambda x: [x[0] * x[0], x[1] * x[1], x[0] * x[1]], ctx.resources.threads)
     shares = {name: coefficients(one, two, both, spec.share) for name, (one, two, both) in sums.items()}
 
-    def combine(place: "Place", chunks: "list[torch.Tensor]", spare: "torch.Tensor") -> "torch.Tensor":
+    def combine(place: "Place", chunks: "list[torch.Tensor]") -> "torch.Tensor":
         return slerp(chunks[0], chunks[1], *shares[place.name])
 
     return merge(paired, given, "first", combine, spec, out, ctx)

@@ -46,7 +46,7 @@ def run(spec: Spec, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
     given = folders(inputs)
     weights = weights_of(spec.weights, given)
 
-    def combine(place: "Place", chunks: "list[torch.Tensor]", spare: "torch.Tensor") -> "torch.Tensor":
+    def combine(place: "Place", chunks: "list[torch.Tensor]") -> "torch.Tensor":
         return task_arithmetic(chunks[0], chunks[1:], weights, spec.scale)
 
     return merge(pair(given, like="first", base="base"), given, "first", combine, spec, out, ctx)

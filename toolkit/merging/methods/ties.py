@@ -57,7 +57,7 @@ def run(spec: Spec, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
     paired = pair(given, like="first", base="base")
     least = magnitudes(paired.tensors, lambda n: [n - kept(n, spec.density)], ctx.resources.threads)
 
-    def combine(place: "Place", chunks: "list[torch.Tensor]", spare: "torch.Tensor") -> "torch.Tensor":
+    def combine(place: "Place", chunks: "list[torch.Tensor]") -> "torch.Tensor":
         return ties(chunks[0], chunks[1:], [value for (value,) in least[place.name]], weights, spec.scale)
 
     return merge(paired, given, "first", combine, spec, out, ctx)
