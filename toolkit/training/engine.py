@@ -47,10 +47,11 @@ class Run:
 
     build: (arguments of a TrainingArguments, function that loads the model) -> a Trainer with `Exact` mixed in. It must
     make the arguments before it loads: with ZeRO-3 the model is born in shards. config: fields of the source's
-    config that are changed; biases that they add begin at zero. adapter: (model, what was trained, folder) writes what
-    is kept, where that is no whole model. fused: Liger's kernels may be used, which compute a loss without logits.
-    diverges: the loss is one that falls, so that a rise says that training went wrong. auto: the class of transformers
-    that reads the model. traced: columns of `loss.parquet` beside the loss -> what the Trainer calls them in its logs.
+    config that are changed; biases that they add begin at zero. how: further words of `from_pretrained`. adapter:
+    (model, what was trained, folder) writes what is kept, where that is no whole model. fused: Liger's kernels may
+    be used, which compute a loss without logits. diverges: the loss is one that falls, so that a rise says that
+    training went wrong. auto: the class of transformers that reads the model. traced: columns of `loss.parquet`
+    beside the loss -> what the Trainer calls them in its logs.
     """
 
     recipe: Recipe
@@ -60,6 +61,7 @@ class Run:
     tokens_a_row: int
     build: "Build"
     config: dict[str, Any] = field(default_factory=dict)
+    how: dict[str, Any] = field(default_factory=dict)
     adapter: "Write | None" = None
     fused: bool = False
     diverges: bool = True
@@ -143,9 +145,9 @@ def _rank(run: Run, layout: Layout, ctx: Context, stop: Callable[[], bool]) -> N
         _start_deepspeed()
     saves = Saves(ctx.state)
     parts, newest = _from_first(lambda: (attempt_folder(ctx.state), saves.newest()), layout.processes)
-    kernels = attention(recipe.precision)
+    how = attention(recipe.precision) | run.how
     arguments = _arguments(run, layout, ctx.resources, parts)
-    trainer = run.build(arguments, lambda: load(run.source, run.auto, run.config, **kernels))
+    trainer = run.build(arguments, lambda: load(run.source, run.auto, run.config, **how))
     trainer.remove_callback(PrinterCallback)
     trainer.order = Order(rows=len(run.rows), total=recipe.steps * recipe.global_batch, seed=recipe.seed)
     trainer.saves = saves

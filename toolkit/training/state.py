@@ -42,8 +42,9 @@ def weights(model: "torch.nn.Module") -> "dict[str, torch.Tensor]":
 
 
 def shape_of(tensor: "torch.Tensor") -> tuple[int, ...]:
-    """The whole tensor's shape; ZeRO-3 leaves an empty one where it was."""
-    return tuple(getattr(tensor, "ds_shape", tensor.shape))
+    """The whole tensor's shape: ZeRO-3 leaves an empty one where it was, four bits are packed two in a byte."""
+    packed = getattr(tensor, "quant_state", None)
+    return tuple(packed.shape if packed is not None else getattr(tensor, "ds_shape", tensor.shape))
 
 
 def write(trainer: "Exact", path: Path) -> None:
