@@ -331,6 +331,6 @@ def scratch_variables(profile: Profile, job: str) -> dict[str, str]:
     folder = Path(os.path.expandvars(os.path.expanduser(profile.scratch))) / f"tidemark-{os.getuid()}-{job}"
     names = {
         "TRITON_CACHE_DIR": "triton", "TORCH_EXTENSIONS_DIR": "torch-extensions", "TORCHINDUCTOR_CACHE_DIR": "inductor",
-        "HF_MODULES_CACHE": "hf-modules", "TMPDIR": "tmp",
+        "HF_MODULES_CACHE": "hf-modules", "TMPDIR": "tmp", "TIDEMARK_SWAP": "swap",
     }  # fmt: skip
     return {variable: str(folder / name) for variable, name in names.items()}

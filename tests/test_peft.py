@@ -72,4 +72,12 @@ def test_one_base_and_an_adapter_a_method(launched: Path) -> None:
             assert (folder / "base.json").is_file() == (how != "all_weights")
             sizes[how] = made["metrics"]["trained"]
     assert sizes.keys() == MERGED | BESIDE | {"all_weights"}
-    assert sizes["ia3"] < sizes["bitfit"] < sizes["lora"] == sizes["rslora"] == sizes["qlora"] < sizes["dora"] < sizes["all_weights"]
+    assert (
+        sizes["ia3"]
+        < sizes["bitfit"]
+        < sizes["lora"]
+        == sizes["rslora"]
+        == sizes["qlora"]
+        < sizes["dora"]
+        < sizes["all_weights"]
+    )
