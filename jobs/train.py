@@ -26,7 +26,8 @@ WARM = (
 
 def run(spec: Any, inputs: Any, out: Path, ctx: Context) -> dict[str, Any]:
     """The method's own `run`: fills `out` with a model folder, `steps/<N>/` and `loss.parquet`."""
-    metrics: dict[str, Any] = lookup.find(CHOICE.package, spec.method, "method").run(
-        spec, whole_inputs(inputs, ctx.state), out, ctx
-    )
+    method = lookup.find(CHOICE.package, spec.method, "method")
+    if hasattr(method, "check"):  # `plan` has asked it too
+        method.check(spec, ctx.resources)
+    metrics: dict[str, Any] = method.run(spec, whole_inputs(inputs, ctx.state), out, ctx)
     return metrics

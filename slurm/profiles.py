@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import jobs
 from toolkit import study_file
+from toolkit.expand import choose
 from toolkit.lookup import unknown
 from toolkit.manifest.dropping import Size
 from toolkit.spec import FieldError, build
@@ -242,14 +243,20 @@ def fit(profile: Profile, cell: Cell, study: Study | None = None) -> Fit:
     the first that is.
 
     Raises:
-        StudyError: no shape is enough, or its job runs on one node and the shape has more.
+        StudyError: no shape is enough, its job runs on one node and the shape has more, or what it and the profile ask
+            for does not go together.
     """
     job = jobs.load(cell.job)
     choice: Choice | None = getattr(job, "CHOICE", None)
     method = f"{cell.job}.{cell.spec[choice.field]}" if choice else cell.job
     entry = profile.jobs.get(method) or profile.jobs.get(cell.job) or profile.jobs["default"]
     given = build(Request, {key: value for key, value in entry.items() if key != "shape"})
-    asked = _over(cell.resources, given)
+    at: Keys = ("stages", cell.stage, "resources")
+    origins = study.origins if study else None
+    try:
+        asked = _over(cell.resources, given)
+    except ValueError as error:
+        raise _unfit(cell, str(error), study) from None
     internet = bool(getattr(job, "INTERNET", False))
     if profile.scheduler == "local":  # what this machine lacks is seen when it is missed
         return Fit(name=entry["shape"], shape=profile.shapes[entry["shape"]], request=asked)
@@ -257,8 +264,6 @@ def fit(profile: Profile, cell: Cell, study: Study | None = None) -> Fit:
         return Fit(name=LOGIN, shape=Shape(hours=1, internet=True), request=asked)
     names = [entry["shape"], *(name for name in profile.shapes if name != entry["shape"])]
     found = next((name for name in names if _enough(profile.shapes[name], asked, internet)), None)
-    at: Keys = ("stages", cell.stage, "resources")
-    origins = study.origins if study else None
     if found is None:
         words = ", ".join(f"{key} {value}" for key, value in vars(asked).items() if value is not None)
         need = f"{words or 'nothing special'}{' and the internet' if internet else ''}"
@@ -273,15 +278,31 @@ def fit(profile: Profile, cell: Cell, study: Study | None = None) -> Fit:
 
 
 def fits(profile: Profile, cells: list[Cell], study: Study | None = None) -> dict[str, Fit]:
-    """Fingerprint -> shape, for all cells that run; those of a stage are alike but for their method."""
+    """Fingerprint -> shape, for all cells that run; those of a stage are alike but for their method.
+
+    Raises:
+        StudyError: what `fit` says, or a cell's method says that it cannot run so.
+    """
     known: dict[Any, Fit] = {}
     found = {}
     for cell in cells:
         if cell.job != FOLDER:
-            choice = getattr(jobs.load(cell.job), "CHOICE", None)
+            job = jobs.load(cell.job)
+            choice = getattr(job, "CHOICE", None)
             key = (cell.job, cell.spec[choice.field] if choice else "", cell.resources)
-            found[cell.fingerprint] = known.get(key) or known.setdefault(key, fit(profile, cell, study))
+            made = found[cell.fingerprint] = known.get(key) or known.setdefault(key, fit(profile, cell, study))
+            chosen = choose(job, cell.spec)
+            if hasattr(chosen, "check"):
+                try:
+                    chosen.check(build(chosen.Spec, cell.spec), made.request)
+                except ValueError as error:
+                    raise _unfit(cell, str(error), study) from None
     return found
+
+
+def _unfit(cell: Cell, error: str, study: Study | None) -> StudyError:
+    text = f"with what the profile gives this stage, {error}"
+    return StudyError(text, ("stages", cell.stage, "resources"), study.origins if study else None)
 
 
 def _over(first: Request, second: Request) -> Request:
@@ -310,6 +331,6 @@ def scratch_variables(profile: Profile, job: str) -> dict[str, str]:
     folder = Path(os.path.expandvars(os.path.expanduser(profile.scratch))) / f"tidemark-{os.getuid()}-{job}"
     names = {
         "TRITON_CACHE_DIR": "triton", "TORCH_EXTENSIONS_DIR": "torch-extensions", "TORCHINDUCTOR_CACHE_DIR": "inductor",
-        "HF_MODULES_CACHE": "hf-modules", "TMPDIR": "tmp",
+        "HF_MODULES_CACHE": "hf-modules", "TMPDIR": "tmp", "TIDEMARK_SWAP": "swap",
     }  # fmt: skip
     return {variable: str(folder / name) for variable, name in names.items()}

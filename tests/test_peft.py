@@ -18,7 +18,7 @@ SMALL = {
     "people.people": 24,
     "people.biographies": 4,
     "tokenizer.vocab_size": 400,
-    "pretrained.architecture": "{model_type: olmo2, hidden_size: 32, intermediate_size: 64, num_hidden_layers: 3, "
+    "pretrained.architecture": "{model_type: olmo2, hidden_size: 64, intermediate_size: 128, num_hidden_layers: 3, "
     "num_attention_heads: 2, max_position_embeddings: 512}",
     "pretrained.steps": 20,
     "pretrained.warmup": 5,
@@ -31,7 +31,7 @@ SMALL = {
     "answers.limit": 6,
     "answers.max_new_tokens": 4,
 }
-MERGED = {"lora", "rslora", "dora", "ia3", "bitfit"}
+MERGED = {"lora", "rslora", "dora", "qlora", "ia3", "bitfit"}
 BESIDE = {"bottleneck", "prompt", "prefix"}
 
 
@@ -72,4 +72,12 @@ def test_one_base_and_an_adapter_a_method(launched: Path) -> None:
             assert (folder / "base.json").is_file() == (how != "all_weights")
             sizes[how] = made["metrics"]["trained"]
     assert sizes.keys() == MERGED | BESIDE | {"all_weights"}
-    assert sizes["ia3"] < sizes["bitfit"] < sizes["lora"] == sizes["rslora"] < sizes["dora"] < sizes["all_weights"]
+    assert (
+        sizes["ia3"]
+        < sizes["bitfit"]
+        < sizes["lora"]
+        == sizes["rslora"]
+        == sizes["qlora"]
+        < sizes["dora"]
+        < sizes["all_weights"]
+    )

@@ -182,13 +182,13 @@ def _expand_stage(
         job = load_job(stage.job)
     except ValueError as error:
         raise _fail(study, str(error), "stages", name, "job") from None
-    variants = _variants(study, name, job, sources)
     try:
         resources = build(Request, stage.resources, "resource")
     except FieldError as error:
         raise _fail(study, str(error), "stages", name, "resources", error.field) from None
     except ValueError as error:
         raise _fail(study, str(error), "stages", name, "resources") from None
+    variants = _variants(study, name, job, sources, resources)
     found = []
     _check_axis_names(study, name, sources)
     for coords, inputs in _join_inputs(study, name, sources, cells):
@@ -218,7 +218,9 @@ def _check_axis_names(study: Study, name: str, sources: Mapping[str, list[_Sourc
             raise _fail(study, text, "stages", name, place, axis)
 
 
-def _variants(study: Study, name: str, job: ModuleType, sources: Mapping[str, Any]) -> list[_Variant]:
+def _variants(
+    study: Study, name: str, job: ModuleType, sources: Mapping[str, Any], resources: Request
+) -> list[_Variant]:
     """The stage's spec at every point of its own axes."""
     stage, at = study.stages[name], ("stages", name)
     choices = [_axis_values(study, name, axis, values) for axis, values in stage.axes.items()]
@@ -235,6 +237,8 @@ def _variants(study: Study, name: str, job: ModuleType, sources: Mapping[str, An
         try:
             chosen = choose(job, values)
             spec = build(chosen.Spec, values)
+            if hasattr(chosen, "check"):
+                chosen.check(spec, resources)
         except FieldError as error:
             top = re.split(r"[.\[]", error.field)[0]
             raise _fail(study, str(error), *places.get(top, (*at, "spec", top))) from None

@@ -60,12 +60,13 @@ class Request:
     """What a stage, or a cluster's profile for it, asks for; None leaves it open. Never part of a fingerprint: the same
     cell may run on one core or on 64 GPUs.
 
-    nodes: that run the stage together. gpus, cpus, memory (GB): of each node. hours: that it may take. processes: ranks
-    on a node; one a GPU by default. threads: CPU threads of each rank. zero: DeepSpeed ZeRO stage 0-3; no DeepSpeed by
-    default. offload: `cpu` keeps what ZeRO cuts up in the node's memory. gradient_checkpointing: compute activations
-    again instead of keeping them. micro_batch: sequences that a rank processes at once; found by default. batch_tokens:
-    tokens of a batch at inference. tracking: `tensorboard` or `wandb` (offline) also hears of every training step.
-    vllm: the python of the environment that has vLLM, for the stages whose engine it is.
+    nodes: that run the stage together. gpus, cpus, memory (GB): of each node. hours: that it may take. processes:
+    ranks on a node; one a GPU by default. threads: CPU threads of each rank. zero: DeepSpeed ZeRO stage 0-3; no
+    DeepSpeed by default. offload: `cpu` keeps what ZeRO 2 or 3 cuts up in the node's memory, `nvme` AdamW's state of
+    ZeRO 3 on its disk. gradient_checkpointing: compute activations again instead of keeping them. micro_batch:
+    sequences that a rank processes at once; found by default. batch_tokens: tokens of a batch at inference. tracking:
+    `tensorboard` or `wandb` (offline) also hears of every training step. vllm: the python of the environment that has
+    vLLM, for the stages whose engine it is.
     """
 
     nodes: int | None = None
@@ -76,7 +77,7 @@ class Request:
     processes: int | None = None
     threads: int | None = None
     zero: int | None = None
-    offload: Literal["cpu"] | None = None
+    offload: Literal["cpu", "nvme"] | None = None
     gradient_checkpointing: bool | None = None
     micro_batch: int | None = None
     batch_tokens: int | None = None
@@ -90,6 +91,12 @@ class Request:
             least = 0 if name in ("gpus", "zero") else 1
             if value is not None and (value < least or (name in ("memory", "hours") and value <= 0)):
                 raise ValueError(f"{name} is {value!r}: it must be {'0 or more' if least == 0 else 'above 0'}")
+        stages = {"cpu": (2, 3), "nvme": (3,)}.get(self.offload or "", (self.zero,))
+        if self.zero is not None and self.zero not in stages:  # None: the profile may say it
+            raise ValueError(
+                f"offload is {self.offload} and zero is {self.zero}, which cuts up nothing that could wait there: take"
+                f" zero {' or '.join(map(str, stages))}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -115,6 +115,25 @@ def test_a_stage_that_needs_more_gets_a_shape_that_has_it(tmp_path: Path) -> Non
         profiles.fit(profile, cell("convert", {}, tmp_path, hours=20))
 
 
+def test_a_method_that_cannot_run_as_the_profile_has_it_is_refused_where_it_is_planned(tmp_path: Path) -> None:
+    profile, message = (
+        profiles.read({**WORDS, "jobs": WORDS["jobs"] | {"train": {"shape": "gpu", "zero": 3}}}),
+        "zero is 3",
+    )
+    four = {**SFT, "method": "lora", "base": "nf4"}
+    with pytest.raises(
+        StudyError, match=f"it.resources: with what the profile gives this stage, base is nf4 and {message}"
+    ):
+        profiles.fits(profile, [cell("train", SFT, tmp_path), cell("train", four, tmp_path)])
+    assert len(profiles.fits(profile, [cell("train", four, tmp_path, zero=2)])) == 1, "what the stage says wins"
+    with pytest.raises(StudyError, match=f"it.spec: base is nf4 and {message}"):  # without a cluster
+        cell("train", four, tmp_path, zero=3)
+    with pytest.raises(StudyError, match="it.spec: prefix_tuning hands its prefix over"):
+        cell("train", {**SFT, "method": "prefix_tuning"}, tmp_path, gradient_checkpointing=True)
+    with pytest.raises(StudyError, match="unknown field 'base'"):  # all weights cannot be trained in four bits
+        cell("train", {**SFT, "base": "nf4"}, tmp_path)
+
+
 def test_what_covers_what() -> None:
     shapes = profiles.read(WORDS).shapes
     assert shapes["gpu"].covers(shapes["cpu"]) and not shapes["cpu"].covers(shapes["gpu"])

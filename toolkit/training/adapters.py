@@ -35,11 +35,12 @@ def tune(
     wrap: Callable[[Any], Any],
     files: "Callable[[Any, dict[str, torch.Tensor]], Files] | None" = None,
     config: dict[str, Any] | None = None,
+    how: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Supervised fine-tuning (the spec has the fields of `sft`) of what `wrap` leaves trainable; fills `out` with it.
 
     files: (model, what was trained) -> what the adapter's files hold; PEFT's by default. config: fields of the model's
-    config that are changed.
+    config that are changed. how: the model is read so, as the engine's `Run` has it.
 
     Raises:
         ValueError: nothing is left to train, and what `sft` says.
@@ -61,7 +62,7 @@ def tune(
     def write(model: Any, weights: "dict[str, torch.Tensor]", folder: Path) -> None:
         _write((files or peft_files)(model, weights), folder, size)
 
-    numbers = sft.tune(spec, inputs, out, ctx, frozen_but, adapter=write, config=config or {})
+    numbers = sft.tune(spec, inputs, out, ctx, frozen_but, adapter=write, config=config or {}, how=how or {})
     refer(out, inputs.model, "adapter")
     return numbers
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 CPU_TOKENS, GPU_TOKENS = 4096, 16384  # tokens of a micro-batch that nobody chose
 LOSSES, HOW = "loss.parquet", "training.json"
+SCRATCH = "TIDEMARK_SWAP"  # a worker sets it to a folder in the profile's scratch, which goes when the worker ends
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +48,11 @@ class Run:
 
     build: (arguments of a TrainingArguments, function that loads the model) -> a Trainer with `Exact` mixed in. It must
     make the arguments before it loads: with ZeRO-3 the model is born in shards. config: fields of the source's
-    config that are changed; biases that they add begin at zero. adapter: (model, what was trained, folder) writes what
-    is kept, where that is no whole model. fused: Liger's kernels may be used, which compute a loss without logits.
-    diverges: the loss is one that falls, so that a rise says that training went wrong. auto: the class of transformers
-    that reads the model. traced: columns of `loss.parquet` beside the loss -> what the Trainer calls them in its logs.
+    config that are changed; biases that they add begin at zero. how: further words of `from_pretrained`. adapter:
+    (model, what was trained, folder) writes what is kept, where that is no whole model. fused: Liger's kernels may
+    be used, which compute a loss without logits. diverges: the loss is one that falls, so that a rise says that
+    training went wrong. auto: the class of transformers that reads the model. traced: columns of `loss.parquet`
+    beside the loss -> what the Trainer calls them in its logs.
     """
 
     recipe: Recipe
@@ -60,6 +62,7 @@ class Run:
     tokens_a_row: int
     build: "Build"
     config: dict[str, Any] = field(default_factory=dict)
+    how: dict[str, Any] = field(default_factory=dict)
     adapter: "Write | None" = None
     fused: bool = False
     diverges: bool = True
@@ -143,9 +146,9 @@ def _rank(run: Run, layout: Layout, ctx: Context, stop: Callable[[], bool]) -> N
         _start_deepspeed()
     saves = Saves(ctx.state)
     parts, newest = _from_first(lambda: (attempt_folder(ctx.state), saves.newest()), layout.processes)
-    kernels = attention(recipe.precision)
-    arguments = _arguments(run, layout, ctx.resources, parts)
-    trainer = run.build(arguments, lambda: load(run.source, run.auto, run.config, **kernels))
+    how = attention(recipe.precision) | run.how
+    arguments = _arguments(run, layout, ctx.resources, parts, _swap(ctx.resources, parts))
+    trainer = run.build(arguments, lambda: load(run.source, run.auto, run.config, **how))
     trainer.remove_callback(PrinterCallback)
     trainer.order = Order(rows=len(run.rows), total=recipe.steps * recipe.global_batch, seed=recipe.seed)
     trainer.saves = saves
@@ -164,7 +167,30 @@ def _rank(run: Run, layout: Layout, ctx: Context, stop: Callable[[], bool]) -> N
         _write_losses(trainer.state.log_history, run.traced, ctx.state / LOSSES)
 
 
-def _arguments(run: Run, layout: Layout, resources: Resources, folder: Path) -> dict[str, Any]:
+def _swap(resources: Resources, parts: Path) -> Path | None:
+    """Where `offload: nvme` puts its files: the node's scratch folder, or a folder of this attempt beside its saves.
+
+    Raises:
+        ValueError: what DeepSpeed compiles to write them is not there.
+    """
+    if resources.offload != "nvme":
+        return None
+    from deepspeed.git_version_info import installed_ops
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+
+    compiled = installed_ops.get(AsyncIOBuilder.NAME, False)
+    if not compiled and (not AsyncIOBuilder().is_compatible(False) or shutil.which("c++") is None):
+        raise ValueError(
+            "offload is nvme, and DeepSpeed's async_io cannot be compiled here: install libaio-dev (libaio-devel) and"
+            " g++ on the nodes, or say offload: cpu"
+        )
+    scratch = os.environ.get(SCRATCH)
+    return Path(scratch) / parts.name if scratch else parts / "swap"
+
+
+def _arguments(
+    run: Run, layout: Layout, resources: Resources, folder: Path, swap: Path | None = None
+) -> dict[str, Any]:
     """Arguments of TrainingArguments and its subclasses; every default that could change a number is said here."""
     from toolkit.training.kernels import has_liger
     from toolkit.training.tracking import check_tracking
@@ -194,7 +220,7 @@ def _arguments(run: Run, layout: Layout, resources: Resources, folder: Path) -> 
         "fp16": False,
         "seed": recipe.seed,
         "use_cpu": not _has_cuda(),
-        "deepspeed": None if zero is None else deepspeed_config(zero, recipe.precision, resources.offload),
+        "deepspeed": None if zero is None else deepspeed_config(zero, recipe.precision, resources.offload, swap),
         "use_liger_kernel": run.fused and has_liger(),
         "save_strategy": "no",  # Watch decides
         "logging_strategy": "steps",

@@ -6,6 +6,7 @@ more ranks or fewer, another ZeRO stage, or none.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,8 +43,9 @@ def weights(model: "torch.nn.Module") -> "dict[str, torch.Tensor]":
 
 
 def shape_of(tensor: "torch.Tensor") -> tuple[int, ...]:
-    """The whole tensor's shape; ZeRO-3 leaves an empty one where it was."""
-    return tuple(getattr(tensor, "ds_shape", tensor.shape))
+    """The whole tensor's shape: ZeRO-3 leaves an empty one where it was, four bits are packed two in a byte."""
+    packed = getattr(tensor, "quant_state", None)
+    return tuple(packed.shape if packed is not None else getattr(tensor, "ds_shape", tensor.shape))
 
 
 def write(trainer: "Exact", path: Path) -> None:
@@ -112,12 +114,13 @@ def read_moments(trainer: "Exact", path: Path, step: int) -> None:
     adam, found = _adam(trainer), read_header(path)
     ours = trained(trainer.model)
     zero = _zero(trainer)
-    for tensor in _pieces(zero) if zero is not None else ours.values():
+    for number, tensor in enumerate(_pieces(zero) if zero is not None else ours.values()):
         # A step of its own for each: one that is shared would be counted up once for each tensor.
         on = tensor.device if adam.defaults.get("fused") else torch.device("cpu")
-        adam.state[tensor] = {"step": torch.tensor(float(step), device=on)} | {
-            moment: torch.zeros_like(tensor, memory_format=torch.preserve_format).detach() for moment in MOMENTS
-        }
+        with _read_in(zero, number):
+            adam.state[tensor] = {"step": torch.tensor(float(step), device=on)} | {
+                moment: torch.zeros_like(tensor, memory_format=torch.preserve_format).detach() for moment in MOMENTS
+            }
     _link(zero)
     for name, parameter in ours.items():
         for moment in MOMENTS:
@@ -206,6 +209,17 @@ def _gathered(tensor: "torch.Tensor", changed: bool = False) -> Any:
     from deepspeed import zero
 
     return zero.GatheredParameters([tensor], modifier_rank=0 if changed else None)
+
+
+@contextmanager
+def _read_in(zero: Any, number: int) -> Iterator[None]:
+    """A piece of ZeRO 3 that waits on a disk is in memory within, and written back after it."""
+    waits = getattr(zero, "swap_optimizer", False) and zero._swappable_optimizer_subgroup(number)
+    if waits:
+        zero._optimizer_states_and_gradient_swap_in(number)
+    yield
+    if waits:
+        zero._optimizer_states_and_gradient_swap_out(number)
 
 
 def _link(zero: Any) -> None:

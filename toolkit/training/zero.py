@@ -1,6 +1,8 @@
 """DeepSpeed's configuration: `configs/deepspeed/zero<stage>.json` says where tensors lie, no more.
 
-`zero3-cpu.json` is what `offload: cpu` adds to stage 3: AdamW's state and the weights wait in the node's memory.
+`zero3-cpu.json` is what `offload: cpu` makes of stage 3: AdamW's state and the weights wait in the node's memory.
+`zero3-nvme.json` is `offload: nvme` (ZeRO-Infinity, arXiv 2104.07857): AdamW's state, master weights included, waits in
+files, of which a part at a time is read, stepped and written; the weights wait in memory.
 """
 
 import json
@@ -57,13 +59,19 @@ def layout_config(stage: int, folder: Path = FOLDER, offload: str | None = None)
     return config
 
 
-def deepspeed_config(stage: int, precision: str, offload: str | None = None) -> dict[str, Any]:
+def deepspeed_config(
+    stage: int, precision: str, offload: str | None = None, swap: Path | None = None
+) -> dict[str, Any]:
     """What DeepSpeed is given: the layout, the spec's numbers by way of Trainer ("auto"), fp32 master weights.
+
+    swap: the folder for the files of `offload: nvme`.
 
     bf16 is torch's autocast over fp32 weights, as Trainer does it without DeepSpeed; DeepSpeed's own bf16 would hold
     and save rounded weights, so that a result would depend on the layout. Memory is the same: 16 bytes a parameter.
     """
     config = layout_config(stage, offload=offload)
+    if offload == "nvme":
+        config["zero_optimization"]["offload_optimizer"]["nvme_path"] = str(swap)
     config |= {
         "train_batch_size": "auto",
         "train_micro_batch_size_per_gpu": "auto",

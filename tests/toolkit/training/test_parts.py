@@ -153,7 +153,9 @@ def test_deepspeed_files_unknown_keys_and_stages(tmp_path: Path) -> None:
     (tmp_path / "zero2.json").write_text(json.dumps({"zero_optimisation": {"stage": 2}}))
     with pytest.raises(ValueError, match="unknown key 'zero_optimisation'; did you mean 'zero_optimization'"):
         layout_config(2, tmp_path)
-    with pytest.raises(ValueError, match="zero is 4; valid: 0, 1, 2, 2 with offload cpu, 3, 3 with offload cpu"):
+    with pytest.raises(
+        ValueError, match="zero is 4; valid: 0, 1, 2, 2 with offload cpu, 3, 3 with offload cpu, 3 with"
+    ):
         layout_config(4)
     for stage in range(4):
         assert deepspeed_config(stage, "fp32")["zero_optimization"]["stage"] == stage

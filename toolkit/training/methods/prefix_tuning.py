@@ -29,17 +29,25 @@ class Spec(sft.Spec):
 Inputs = sft.Inputs
 
 
+def check(spec: Spec, resources: Any) -> None:
+    """Refuse a layout without a cache.
+
+    Raises:
+        ValueError: gradient checkpointing.
+    """
+    if resources.gradient_checkpointing:
+        raise ValueError("prefix_tuning hands its prefix over as a cache, which gradient_checkpointing does without")
+
+
 def run(spec: Spec, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
     """Fill `out` with the adapter, `steps/<N>/` and `loss.parquet`.
 
     Raises:
-        ValueError: gradient checkpointing is asked for, and what `sft` says.
+        ValueError: what `sft` says.
     """
     from peft import PrefixTuningConfig
 
     from toolkit.training.adapters import tune, with_peft
 
-    if ctx.resources.gradient_checkpointing:
-        raise ValueError("prefix_tuning hands its prefix over as a cache, which gradient_checkpointing does without")
     config = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=spec.tokens)
     return tune(spec, inputs, out, ctx, lambda model: with_peft(model, config))
