@@ -3,6 +3,8 @@
 Data order and initialisation are functions of `seed`, of the data and of how it is cut into batches, so that they are
 the same across checkpoints and methods unless a study says otherwise. A study says so with an axis of the field's name
 (`seed: [0, 1, 2]`); where two cells that stand beside each other in a table differ without such an axis, `plan` warns.
+Trainings that one stage takes through different inputs (the reward models of an ensemble) play different parts and are
+not held against each other.
 """
 
 from collections import defaultdict
@@ -21,6 +23,7 @@ FIELDS = {  # of a training's spec, and what differs with them
     "template": "the texts",
 }
 JOB = "train"
+Part = tuple[tuple[str, str], ...]  # what a training is to a cell: the stages between them, with the input of each
 
 
 def unpaired(cells: Sequence[Cell]) -> dict[str, list[str]]:
@@ -30,7 +33,7 @@ def unpaired(cells: Sequence[Cell]) -> dict[str, list[str]]:
     for cell in cells:
         if id(cell) not in read:
             stages[cell.stage].append(cell)
-    known: dict[int, list[Cell]] = {}
+    known: dict[int, dict[Part, Cell]] = {}
     found = {}
     for stage, mine in stages.items():
         lines: dict[tuple[str, str], list[str]] = {}
@@ -49,9 +52,9 @@ def _say(stage: str, field: str, pairs: list[str]) -> str:
     return f"{stage} compares {pairs[0]}{more}; so {what} may differ too: give both the same, or make {field} an axis"
 
 
-def _neighbours(cells: list[Cell], known: dict[int, list[Cell]]) -> Iterator[tuple[str, Cell, Cell]]:
+def _neighbours(cells: list[Cell], known: dict[int, dict[Part, Cell]]) -> Iterator[tuple[str, Cell, Cell]]:
     """(axis, first, other): cells that differ on one axis only; none where all are trained alike, as is usual."""
-    if len({_signature(t) for cell in cells for t in _trainings(cell, known)}) < 2:
+    if len({_signature(t) for cell in cells for t in _trainings(cell, known).values()}) < 2:
         return
     for axis in dict.fromkeys(axis for cell in cells for axis in cell.coords):
         groups: dict[tuple[Any, ...], Cell] = {}
@@ -63,13 +66,13 @@ def _neighbours(cells: list[Cell], known: dict[int, list[Cell]]) -> Iterator[tup
                     yield axis, first, cell
 
 
-def _differences(one: Cell, other: Cell, known: dict[int, list[Cell]]) -> Iterator[tuple[str, str]]:
-    """Fields in which the nearest trainings of two cells differ, where both read data of the same stage."""
+def _differences(one: Cell, other: Cell, known: dict[int, dict[Part, Cell]]) -> Iterator[tuple[str, str]]:
+    """Fields in which the nearest trainings of two cells differ, if they play one part and read data of one stage."""
     axes = {*one.coords, *other.coords}
-    for ours in _trainings(one, known):
-        for theirs in _trainings(other, known):
+    for part, ours in _trainings(one, known).items():
+        for role, theirs in _trainings(other, known).items():
             data, same = ours.inputs.get("data"), theirs.inputs.get("data")
-            if ours is theirs or data is None or same is None or data.stage != same.stage:
+            if ours is theirs or data is None or same is None or data.stage != same.stage or _apart(part, role):
                 continue
             for field in FIELDS:
                 a, b = ours.spec.get(field), theirs.spec.get(field)
@@ -81,14 +84,20 @@ def _differences(one: Cell, other: Cell, known: dict[int, list[Cell]]) -> Iterat
                 yield "data", f"{ours.name} reads {data.name} and {theirs.name} {same.name}"
 
 
-def _trainings(cell: Cell, known: dict[int, list[Cell]]) -> list[Cell]:
-    """The nearest trainings that a cell was made from."""
+def _apart(one: Part, other: Part) -> bool:
+    """Whether the ways to two trainings leave one stage through different inputs. Ways through different stages (a
+    model and what it was merged to) are of one part."""
+    return any(stage == same and name != another for (stage, name), (same, another) in zip(one, other, strict=False))
+
+
+def _trainings(cell: Cell, known: dict[int, dict[Part, Cell]]) -> dict[Part, Cell]:
+    """The nearest trainings that a cell was made from, by what they are to it."""
     if id(cell) not in known:
-        mine: dict[int, Cell] = {}
-        for upstream in cell.inputs.values():
-            nearest = [upstream] if upstream.job == JOB else _trainings(upstream, known)
-            mine |= {id(training): training for training in nearest}
-        known[id(cell)] = list(mine.values())
+        mine: dict[Part, Cell] = {}
+        for name, upstream in cell.inputs.items():
+            nearest = {(): upstream} if upstream.job == JOB else _trainings(upstream, known)
+            mine |= {((cell.stage, name), *way): training for way, training in nearest.items()}
+        known[id(cell)] = mine
     return known[id(cell)]
 
 

@@ -68,6 +68,27 @@ def test_an_axis_of_the_fields_name_is_meant(tmp_path: Path) -> None:
     assert warnings(tmp_path, **SFT, axes={"seed": [0, 1, 2]}) == []
 
 
-@pytest.mark.parametrize("name", ["quickstart", "peft"])
+def ensemble(second: dict[str, int]) -> Study:
+    """Two reward models of different seeds, at two learning rates, that score together; `second` changes the second one."""
+    reward = {"method": "reward", "epochs": 1}
+    paired = study(**SFT, axes={"seed": [0]})
+    stages = {name: stage for name, stage in paired.stages.items() if name not in ("tuned", "scores")}
+    stages["pairs"] = Stage(job="prepare", inputs={"data": "people"}, spec={"dataset": "mistaken"})
+    how = {"low": {"lr": 1e-5, "global_batch": 8}, "high": {"lr": 1e-4, "global_batch": 8} | second}
+    inputs = {"model": "base", "data": "pairs"}
+    stages["reward"] = Stage(job="train", inputs=inputs, spec=reward, axes={"how": how, "seed": [0, 1]})
+    both = {f"reward.{i}": {"stage": "reward", "seed": i} for i in (0, 1)}
+    stages["judged"] = Stage(job="score", inputs=both | {"data": "pairs"}, spec={"split": "heldout"})
+    return Study(name="ensemble", stages=stages)
+
+
+def test_members_of_an_ensemble_differ_on_purpose(tmp_path: Path) -> None:
+    assert unpaired(cells_of(tmp_path, ensemble({}))) == {}
+    [[line, another]] = unpaired(cells_of(tmp_path, ensemble({"global_batch": 16, "max_length": 64}))).values()
+    assert "how=low and how=high: reward[how=low,seed=0] has global_batch 8 and reward[how=high,seed=0] 16" in line
+    assert "max_length" in another
+
+
+@pytest.mark.parametrize("name", ["quickstart", "peft", "rlhf-tiny"])
 def test_our_own_studies_are_paired(tmp_path: Path, name: str) -> None:
     assert unpaired(cells_of(tmp_path, load(HOME / "configs" / "studies" / f"{name}.yaml"))) == {}

@@ -59,6 +59,6 @@ class Asker:
         part = Part(
             name=name, rows=rows, kind=Answer, build=vllm if self.engine == "vllm" else hf,
             budget=vllm_engine.BATCH_TOKENS if self.engine == "vllm" else resources.batch_tokens >> resources.halvings,
-            new_tokens=how.max_new_tokens, before=before, total=total, unit=unit,
+            new_tokens=how.max_new_tokens, whole=self.engine == "vllm", before=before, total=total, unit=unit,
         )  # fmt: skip
         return spread(part, self.ctx)

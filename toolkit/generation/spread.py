@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Generic
 
 from toolkit.generation import shards
-from toolkit.generation.engine import batches
+from toolkit.generation.engine import STEP, batches
 from toolkit.generation.models import has_cuda
 from toolkit.generation.rows import Row
 from toolkit.generation.shards import T
@@ -29,8 +29,9 @@ class Part(Generic[T]):
     """One pass over `rows`, kept in `state/<name>`.
 
     kind: the class of a result. build: (rank) -> what makes the results of a batch; called in the rank, where it loads
-    the model. budget: tokens of a batch, `new_tokens` a row included. before, total: rows of the passes before this one
-    and of all, for the progress; unit: their name.
+    the model. budget: tokens of a batch, `new_tokens` a row included. whole: batches are as large as that allows; on
+    a GPU they always are, since its steps take as long for few rows as for many. before, total: rows of the passes
+    before this one and of all, for the progress; unit: their name.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Part(Generic[T]):
     build: Callable[[int], Work[T]]
     budget: int
     new_tokens: int
+    whole: bool = False
     before: int = 0
     total: int | None = None
     unit: str = "row"
@@ -51,7 +53,8 @@ def spread(part: Part[T], ctx: Context) -> list[T]:
         Interrupted: `ctx.stop_requested`; finished shards stay.
         RankFailed: a rank died, or what it raised.
     """
-    sorted_rows = batches(part.rows, part.budget, part.new_tokens)
+    step = part.budget if part.whole or has_cuda() else STEP
+    sorted_rows = batches(part.rows, part.budget, part.new_tokens, step)
     least = min(shards.SHARD_TOKENS, len(part.rows) * part.new_tokens // FEW_SHARDS)
     pieces = shards.cut(sorted_rows, part.new_tokens, max(least, 1))
     folder = ctx.state / part.name

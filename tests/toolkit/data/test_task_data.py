@@ -205,6 +205,16 @@ def test_wikipedia(make: Callable[..., Artifact], fetched: Callable[[str], Path]
     assert len(open_data(part.path)["train"]) == 5 and part.record["metrics"]["source_rows"] == 24
 
 
+@pytest.mark.parametrize("dataset", LAYOUTS)
+def test_made_up_rows_stand_in_for_every_data_set(make: Callable[..., Artifact], dataset: str) -> None:
+    split = next(iter(describe(dataset).rows))
+    toys = make("toys", {}, like=dataset, sizes={split: 12})
+    data = open_data(make(dataset, {"files": toys.path}).path)["train" if dataset == "wikipedia" else split]
+    assert len(data) == 12
+    if dataset != "wikipedia":
+        assert all(row["prompt"] and row["completion"].strip() for row in data) and len(set(data["gold"])) > 1
+
+
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data is not here")
 def test_real_local_files(make: Callable[..., Artifact]) -> None:
     gsm8k = make("gsm8k", {"files": SHARED / "gsm8k_test.jsonl"})

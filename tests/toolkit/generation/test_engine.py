@@ -23,19 +23,41 @@ def answers(tiny: Tiny, rows: list[Row], budget: int, **how: object) -> list[Ans
     model, tokenizer = load(tiny.model.path, "fp32", 1)
     ends = tuple(end_tokens(tiny.model.path, tokenizer))
     engine = Engine(model, tokenizer, Decoding(max_new_tokens=NEW, ends=ends, **how))  # type: ignore[arg-type]
-    found = [a for batch in batches(rows, budget, NEW) for a in engine.answer(batch)]
+    found = [a for batch in batches(rows, budget, NEW, step=10**6) for a in engine.answer(batch)]
     return sorted(found, key=lambda a: a.id)
 
 
 def test_batches_hold_the_budget_and_every_row_once(rows: list[Row]) -> None:
     for budget in (1, 60, 150, 10**6):
-        found = batches(rows, budget, NEW)
+        found = batches(rows, budget, NEW, step=10**6)
         assert sorted(row.id for batch in found for row in batch) == [row.id for row in rows]
         lengths = [len(row.tokens) for batch in found for row in batch]
         assert lengths == sorted(lengths, reverse=True)
         for batch in found:
             assert len(batch) == 1 or len(batch) * (len(batch[0].tokens) + NEW) <= budget
-    assert len(batches(rows, 10**6, NEW)) == 1
+    assert len(batches(rows, 10**6, NEW, step=10**6)) == 1
+
+
+def test_batches_are_cut_where_padding_and_steps_cost_least() -> None:
+    lengths = (90, 88, 40, 38, 37, 9, 8, 8, 7, 5)
+    rows = [Row(id=i, tokens=(1,) * n) for i, n in enumerate(lengths)]
+
+    def cost(found: list[list[int]], step: int) -> int:
+        return sum(len(batch) * (batch[0] + 3) + 3 * step for batch in found)
+
+    def every_way(rest: list[int], budget: int) -> list[list[list[int]]]:
+        if not rest:
+            return [[]]
+        sizes = [n for n in range(1, len(rest) + 1) if n == 1 or n * (rest[0] + 3) <= budget]
+        return [[rest[:n], *more] for n in sizes for more in every_way(rest[n:], budget)]
+
+    counts = set()
+    for budget in (50, 200, 10**4):
+        for step in (0, 10, 50, 10**4):
+            found = [[len(row.tokens) for row in batch] for batch in batches(rows[::-1], budget, 3, step)]
+            assert cost(found, step) == min(cost(way, step) for way in every_way(sorted(lengths)[::-1], budget))
+            counts.add(len(found))
+    assert {1, 2, 3} < counts and batches([], 100, 3) == []
 
 
 def test_greedy_in_padded_batches_equals_plain_generate_of_each_row(tiny: Tiny, rows: list[Row]) -> None:

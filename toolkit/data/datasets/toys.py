@@ -179,6 +179,32 @@ def _boolq(rng: random.Random, i: int) -> dict[str, Any]:
     }
 
 
+def _gsm8k(rng: random.Random, i: int) -> dict[str, Any]:
+    s, (had, more) = _scene(rng), (rng.randint(2, 30), rng.randint(2, 30))
+    asked = "{one} has {had} {thing}s and {two} brings {more} more. How many {thing}s are there?"
+    worked = f"{had} + {more} = <<{had}+{more}={had + more}>>{had + more}\n#### {had + more}"
+    return {"question": asked.format(had=had, more=more, **s), "answer": worked}
+
+
+def _piqa(rng: random.Random, i: int) -> dict[str, Any]:
+    s = _scene(rng)
+    goal = "{one} wants the {thing} to be {colour}.".format(**s)
+    ways = [f"Paint the {s['thing']} {colour}." for colour in (s["colour"], s["other"])]
+    return {"goal": goal, **dict(zip(("sol1", "sol2"), ways[:: 1 - 2 * (i % 2)])), "label": i % 2}
+
+
+def _winogrande(rng: random.Random, i: int) -> dict[str, Any]:
+    s = _scene(rng)
+    told = "{one} gave {two} the {thing}, so now _ has the {colour} {thing}.".format(**s)
+    names = [s["two"], s["one"]][:: 1 - 2 * (i % 2)]
+    return {"sentence": told, **dict(zip(("option1", "option2"), names)), "answer": str(i % 2 + 1)}
+
+
+def _wikipedia(rng: random.Random, i: int) -> dict[str, Any]:
+    stories = [" ".join(_story(rng)) for _ in range(3)]
+    return {"title": f"Article {i}", "text": "\n\n".join(stories)}
+
+
 def _alpaca(rng: random.Random, i: int) -> dict[str, Any]:
     text, asked, right, _ = _facts(rng)
     return {"instruction": asked, "input": text, "output": f"It is {right}."}
@@ -209,6 +235,10 @@ LIKE: dict[str, Any] = {
     "openbookqa": _science("question_stem"),
     "hellaswag": _swag,
     "boolq": _boolq,
+    "gsm8k": _gsm8k,
+    "piqa": _piqa,
+    "winogrande": _winogrande,
+    "wikipedia": _wikipedia,
     "alpaca": _alpaca,
     "tulu": _tulu,
 }
