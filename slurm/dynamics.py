@@ -36,6 +36,13 @@ class Operation(StrEnum):
 
 ALONE = (Operation.formats, Operation.slopes, Operation.breaks, Operation.signals)  # need no base
 PAIRED = (Operation.average, Operation.relative, Operation.forgetting, Operation.transfer)
+USED = {  # the operations that an option means something for
+    "--pairs": PAIRED,
+    "--over": PAIRED,
+    "--in-domain": (Operation.transfer,),
+    "--by": tuple(o for o in Operation if o not in ALONE),
+    "--paper": tuple(o for o in Operation if o not in (Operation.formats, Operation.signals)),
+}
 
 
 def dynamics(
@@ -67,6 +74,8 @@ def dynamics(
     from toolkit.analysis import gaps, pivot, to_frame
     from toolkit.analysis.bases import base_of
 
+    given = {"--pairs": pairs, "--over": over, "--in-domain": in_domain, "--by": by or base, "--paper": paper}
+    _refuse_idle(operation, given)
     opened = open_study(study, root, sets)
     states = survey(opened.root, opened.study.name, opened.cells)
     long = measured(opened, states)
@@ -77,7 +86,7 @@ def dynamics(
         raise ValueError("no axis of this study has a base that others were made from: say --by COLUMN --base VALUE")
     frame = to_frame(table)
     scores = frame[frame["task"].notna() & frame["metric"].notna()]
-    if source is not None and hasattr(source, "paper_rows") and operation is not Operation.formats:
+    if source is not None and hasattr(source, "paper_rows"):
         scores, found = source.paper_rows(scores), ("train", source.BASE)
     groups = getattr(source, "GROUPS", {})
     if operation in PAIRED and not pairs:
@@ -94,6 +103,12 @@ def dynamics(
         own=_pairs(in_domain, groups) if in_domain else (),
     )
     _write(asked.answer(operation), format_, output)
+
+
+def _refuse_idle(operation: Operation, given: dict[str, str]) -> None:
+    for option, value in given.items():
+        if value and operation not in USED[option]:
+            raise ValueError(f"{option} means nothing for {operation}: it is for {', '.join(USED[option])}")
 
 
 def _write(made: "pd.DataFrame", format_: Format, output: Path | None) -> None:

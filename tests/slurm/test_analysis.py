@@ -379,7 +379,8 @@ def test_dynamics_of_published_tables(tmp_path: Path) -> None:
     (pooled,) = ask("forgetting", "--paper", "amuro", "--pairs", "mnli:paws,mnli:xsum", "--over", "-")
     assert (pooled["n"], pooled["missing"]) == ("15", "1")
     for operation in ("revealed", "learned", "ranks", "slopes", "breaks"):
-        assert len(ask(operation, "--paper", "amuro")) > 10
+        found = ask(operation, "--paper", "amuro")
+        assert len(found) > 10 and (operation in ("revealed", "learned") or float(found[0]["p_holm"]) > 0)
     latex = tidemark(
         "dynamics", study, "formats", "--where", "task=paws", "--format", "latex", "--root", tmp_path
     ).stdout
@@ -390,3 +391,10 @@ def test_dynamics_of_published_tables(tmp_path: Path) -> None:
     assert "say --in-domain" in str(
         tidemark("dynamics", study, "transfer", "--pairs", "mnli:rte", "--root", tmp_path).exception
     )
+    for words, told in (
+        (("slopes", "--over", "train"), "--over means nothing for slopes: it is for average, relative"),
+        (("gain", "--pairs", "mnli:rte"), "--pairs means nothing for gain"),
+        (("signals", "--paper", "amuro"), "--paper means nothing for signals"),
+        (("average", "--paper", "amuro", "--pairs", "in-domain", "--over", "trian"), "unknown column 'trian'; did you"),
+    ):
+        assert told in str(tidemark("dynamics", study, *words, "--root", tmp_path).exception)

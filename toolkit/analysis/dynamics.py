@@ -67,8 +67,12 @@ def average(
     between tasks, which is far above sampling error. `missing` pairs have no number (not run, or a base of 0).
 
     Raises:
-        ValueError: a pair that no row has; several rows for one pair (choose shots, format and metric before).
+        ValueError: an unknown column; a pair that no row has; several rows for one pair (choose shots, format and metric
+            before).
     """
+    for name in (by, *over):
+        if name not in gains:
+            raise ValueError(unknown("column", name, map(str, gains.columns)))
     wanted = pd.DataFrame(list(pairs), columns=[by, "task"])
     known = gains[[by, "task"]].drop_duplicates()
     lost = wanted.merge(known, how="left", indicator=True).query("_merge == 'left_only'")
@@ -187,20 +191,22 @@ def revealed_by_tuning(gains: pd.DataFrame, over: str = "tokens") -> pd.DataFram
 
 
 def slopes(frame: pd.DataFrame, over: str = "tokens") -> pd.DataFrame:
-    """How every score moves over log10(`over`): `trends.slope` of each curve of three checkpoints or more."""
+    """How every score moves over log10(`over`): `trends.slope` of each curve of three checkpoints or more, and its
+    p-value adjusted by Holm over all of them."""
     found = []
     for key, part in _curves(frame, over, []):
         found.append({**key, **asdict(slope(part[over], part["value"]))})
-    return pd.DataFrame(found)
+    return _adjusted(found)
 
 
 def breaks(frame: pd.DataFrame, over: str = "tokens") -> pd.DataFrame:
-    """Where the slope of every score changes: `trends.change_point` of each curve of six checkpoints or more."""
+    """Where the slope of every score changes: `trends.change_point` of each curve of six checkpoints or more, and its
+    p-value adjusted by Holm over all of them."""
     found = []
     for key, part in _curves(frame, over, []):
         if len(part) >= 6 and part[over].nunique() >= 5:
             found.append({**key, **asdict(change_point(part[over], part["value"]))})
-    return pd.DataFrame(found)
+    return _adjusted(found)
 
 
 def ranks(gains: pd.DataFrame, over: str = "tokens") -> pd.DataFrame:
@@ -210,6 +216,11 @@ def ranks(gains: pd.DataFrame, over: str = "tokens") -> pd.DataFrame:
     for key, part in _curves(gains.dropna(subset=["gain"]), over, []):
         if len(part) >= 4 and min(part["base"].nunique(), part["value"].nunique()) > 1:
             found.append({**key, **asdict(rank_correlation(part["base"], part["value"]))})
+    return _adjusted(found)
+
+
+def _adjusted(found: Sequence[Mapping[Any, Any]]) -> pd.DataFrame:
+    """The lines as a frame, with p-values adjusted by Holm over all of them."""
     return pd.DataFrame(found).assign(p_holm=holm([line["p"] for line in found]))
 
 
