@@ -127,7 +127,8 @@ TAKES = {"linear": ("first", "second", "third"), "slerp": ("first", "second")}
 
 
 def test_no_method_is_without_a_reference() -> None:
-    assert {*METHODS, "delta"} == set(lookup.names(merge.CHOICE.package))
+    """Those of `delta` and `fisher` stand in files of their own."""
+    assert {*METHODS, "delta", "fisher"} == set(lookup.names(merge.CHOICE.package))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -233,3 +234,8 @@ def test_special_cases() -> None:
     assert breadcrumbs.between(10, 0.8, 0.1) == [1, 8]
     alone = ties.ties(torch.zeros(2), [torch.tensor([1.0, -1.0]), torch.tensor([-1.0, 3.0])], [0, 0], [1, 1], 1)
     assert alone.tolist() == [1.0, 3.0]  # a vote that ends at zero elects plus
+        1.0,
+        -1.0,
+        1.0,
+        0.0,
+    ]  # density 0.5: two, and what equals them; mergekit keeps two of three
