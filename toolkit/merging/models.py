@@ -122,7 +122,7 @@ def pair(folders: Mapping[str, Path], *, like: str = "", base: str = "") -> Pair
             if name in found[role] and name in found[like]:
                 found[role][name] = _aligned(name, found[role][name], source(found[like][name]), alignment, role, like)
     tensors = {role: {name: source(tensor) for name, tensor in ours.items()} for role, ours in found.items()}
-    _check_pairs(tensors)
+    check_pairs(tensors)
     order = {role: {name: ours[name] for name in next(iter(tensors.values()))} for role, ours in tensors.items()}
     return Paired(tensors=order, tied=tied, vocabulary=models[like].rows, notes=notes)
 
@@ -178,7 +178,10 @@ def _aligned(
     return Source(shape=reference.shape, dtype=own.dtype, file=own.file, runs=tuple(runs))
 
 
-def _check_pairs(models: Mapping[str, Mapping[str, Source]]) -> None:
+def check_pairs(models: Mapping[str, Mapping[str, Source]]) -> None:
+    """Raises:
+    ValueError: a tensor that one lacks or that has another shape.
+    """
     first = next(iter(models))
     for role, tensors in models.items():
         for name in sorted(models[first].keys() | tensors.keys()):

@@ -76,6 +76,8 @@ def reference_slerp(x: list[torch.Tensor], name: str) -> torch.Tensor:
 
 
 def reference_ties(x: list[torch.Tensor], name: str) -> torch.Tensor:
+    """Deltas that equal the threshold are kept, as in the authors' code (kthvalue, then >=). mergekit 0.1.5 keeps the
+    first k of an argsort: elements with a delta at its threshold may differ (0.05 % in bf16), and no others do."""
     base, trimmed = x[0], []
     for model in x[1:]:
         delta = model - base
@@ -127,7 +129,8 @@ TAKES = {"linear": ("first", "second", "third"), "slerp": ("first", "second")}
 
 
 def test_no_method_is_without_a_reference() -> None:
-    assert {*METHODS, "delta"} == set(lookup.names(merge.CHOICE.package))
+    """Those of `delta` and `fisher` stand in files of their own."""
+    assert {*METHODS, "delta", "fisher"} == set(lookup.names(merge.CHOICE.package))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -233,3 +236,10 @@ def test_special_cases() -> None:
     assert breadcrumbs.between(10, 0.8, 0.1) == [1, 8]
     alone = ties.ties(torch.zeros(2), [torch.tensor([1.0, -1.0]), torch.tensor([-1.0, 3.0])], [0, 0], [1, 1], 1)
     assert alone.tolist() == [1.0, 3.0]  # a vote that ends at zero elects plus
+    equal = ties.ties(torch.zeros(4), [torch.tensor([1.0, -1.0, 1.0, 0.5])], [1.0], [1], 1)
+    assert equal.tolist() == [
+        1.0,
+        -1.0,
+        1.0,
+        0.0,
+    ]  # density 0.5: two, and what equals them; mergekit keeps two of three
