@@ -11,6 +11,7 @@ from slurm.submissions import cells_of
 from tests.slurm.lab import HOME, Lab
 from toolkit import study_file
 from toolkit.lookup import names
+from toolkit.study import Cell
 
 STUDY = HOME / "configs/studies/quantization-small.yaml"
 SIZES = (
@@ -45,19 +46,39 @@ def test_every_scheme_is_evaluated(tmp_path: Path) -> None:
     assert "0 damaged" in lab.run("verify").stdout
 
 
-def test_the_large_form_tries_every_scheme(tmp_path: Path) -> None:
-    """Its downloads cannot be pinned without a network: folders stand in for them."""
-    text = (HOME / "configs/studies/quantization.yaml").read_text()
+def large(tmp_path: Path, name: str) -> list[Cell]:
+    """The cells of a study whose downloads cannot be pinned without a network: folders stand in for them."""
+    text = (HOME / f"configs/studies/{name}.yaml").read_text()
     stand_in = tmp_path / "stand-in.txt"
     stand_in.write_text("anything")
     published = f"published: {{path: {stand_in}}}\n\n  checkpoint:\n    job: convert\n    axes: {{step: [1, 2]}}\n"
     text = re.sub(r"published:\n.*?  checkpoint:\n    job: convert\n", published, text, flags=re.S)
     text = re.sub(r"(alpaca|sciq):\n    job: download\n    spec: .*\n", rf"\1: {{path: {stand_in}}}\n", text)
     (tmp_path / "study.yaml").write_text(text.replace("step: main", "step: 2"))
-    cells = cells_of(tmp_path, study_file.load(tmp_path / "study.yaml"))
+    return cells_of(tmp_path, study_file.load(tmp_path / "study.yaml"))
+
+
+def test_the_large_form_tries_every_scheme(tmp_path: Path) -> None:
+    cells = large(tmp_path, "quantization")
     made = [cell for cell in cells if cell.job == "quantize"]
     assert len(made) == 30 and {cell.spec["scheme"] for cell in made} == set(names("toolkit.quantization.schemes"))
     assert sum(cell.job == "evaluate" for cell in cells) == 2 * (2 + 30)
+
+
+def test_rounding_in_training_against_rounding_afterwards(tmp_path: Path) -> None:
+    lab, study = Lab(house=HOME, folder=tmp_path), HOME / "configs/studies/qat-tiny.yaml"
+    sizes = [size.replace("pretrained.", "checkpoint.") for size in SIZES if "keep_steps" not in size]
+    sizes = [size for size in sizes if "step=[4]" not in size and "w4 group" not in size]
+    sizes += ["tuned.epochs=1", "tuned.resources.threads=1", "choices.limit=4"]
+    words = [str(study), *(word for size in sizes for word in ("--set", size))]
+    lab.run("launch", *words, "--workers", 1)
+    rows = list(csv.DictReader(io.StringIO(lab.run("table", *words, "--format", "csv").stdout)))
+    for stage, metric in (("likelihood", "bits_per_byte"), ("choices", "acc")):
+        found = {(r["trained"], r["scheme"]): r["value"] for r in rows if r["stage"] == stage and r["metric"] == metric}
+        assert found.keys() == {(t, s) for t in ("full", "qat 8", "qat 4") for s in ("", "w8", "w4")}
+    cells = large(tmp_path, "qat")
+    assert sum(cell.job == "quantize" for cell in cells) == 2 * 3 * 2
+    assert {cell.spec["method"] for cell in cells if cell.job == "train"} == {"sft", "qat"}
 
 
 def test_planning_does_not_import_the_libraries() -> None:

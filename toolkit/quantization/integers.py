@@ -29,6 +29,16 @@ def absmax(x: torch.Tensor, dim: int | None = None, bits: int = 8) -> Integers:
     return with_scale(x, (peak / most).clamp_min(LEAST), bits)
 
 
+def full(x: torch.Tensor, dim: int, bits: int = 8) -> Integers:
+    """Symmetric codes in [-128, 127] (-8 to 7 for 4 bits), max|x| on half of their range: torchao's symmetric grid."""
+    half = ((1 << bits) - 1) / 2
+    x = x.float()
+    # By the operations of torchao: a size that lies between two steps would go to the other one otherwise.
+    scale = (x.abs().amax(dim, keepdim=True) / half).clamp_min(LEAST)
+    codes = (x * (1 / scale)).round_().clamp_(-half - 0.5, half - 0.5)
+    return Integers(codes=codes.to(torch.int8), scale=scale)
+
+
 def with_scale(x: torch.Tensor, scale: torch.Tensor, bits: int = 8) -> Integers:
     """Symmetric codes with a scale that is known; what is beyond it is cut off."""
     most = (1 << (bits - 1)) - 1

@@ -30,6 +30,17 @@ def bucketed(student: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     return torch.cat([every.gather(-1, ids), rest], -1)
 
 
+def by_rank(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
+    """Probabilities (..., V_t) and (..., V_s), each sorted, the shorter filled up with zeros -> sum of |p - q| (...).
+
+    Universal logit distillation (arXiv 2402.12030, equation 5): a Wasserstein distance that needs no tokens in common.
+    """
+    p, q = (x.sort(-1, descending=True).values for x in (teacher, student))
+    size = max(p.shape[-1], q.shape[-1])
+    p, q = (F.pad(x, (0, size - x.shape[-1])) for x in (p, q))
+    return (p - q).abs().sum(-1)
+
+
 def cosine(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
     """1 - cos of hidden states (B, L, D) -> (B, L), as DistilBERT has it (arXiv 1910.01108)."""
     return 1 - F.cosine_similarity(teacher, student, dim=-1)

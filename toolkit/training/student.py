@@ -10,8 +10,10 @@ import torch.nn.functional as F
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, TrainingArguments
 
+from toolkit.checkpoints.check import read_config
 from toolkit.generation.stored_logits import StoredLogits
 from toolkit.training import distances
+from toolkit.training.alignment import NONE, Alignment
 from toolkit.training.engine import load as load_model
 from toolkit.training.exact import Exact
 from toolkit.training.turns import IGNORED
@@ -26,18 +28,24 @@ FORWARD = ("input_ids", "attention_mask", "position_ids")
 SEPARATE, FUSED = ("q_proj", "k_proj", "v_proj"), "query_key_value"
 
 
-def student(spec: "Spec", rows: "Rows", vocab: int, teacher: Path | None, stored: StoredLogits | None) -> "Build":
+def student(
+    spec: "Spec", rows: "Rows", vocab: int, source: Path, teacher: Path | None, stored: StoredLogits | None
+) -> "Build":
     """What builds the Trainer of `spec`, for the engine; exactly one of teacher and stored is given."""
     from toolkit.training.methods.pretrain import collator
 
-    collate = collator(vocab)
+    collate, alignment = collator(vocab), None
+    if spec.alignment != "none":
+        assert teacher is not None
+        limit = getattr(read_config(teacher).get_text_config(), "max_position_embeddings", None)
+        alignment = Alignment(source, teacher, limit)
 
     def with_logits(batch: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         made: dict[str, torch.Tensor] = collate(batch)
         if "top" in batch[0]:
             made["top"] = torch.stack([row["top"] for row in batch])
             made["top_log_probs"] = torch.stack([row["top_log_probs"] for row in batch])
-        return made
+        return made if alignment is None else made | _as_the_teacher_reads(alignment, made)
 
     def build(arguments: dict[str, Any], load: "Load") -> Exact:
         # Before there are TrainingArguments: those of ZeRO-3 would shard the teacher, and nothing gathers it again.
@@ -51,6 +59,23 @@ def student(spec: "Spec", rows: "Rows", vocab: int, teacher: Path | None, stored
         return trainer
 
     return build
+
+
+def _as_the_teacher_reads(alignment: Alignment, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """`teacher_at` (B, L), which the student's tokens are aligned to, and what the teacher is given (B, L')."""
+    kept_apart = "position_ids" in batch
+    first = batch["position_ids"] == 0 if kept_apart else torch.zeros_like(batch["input_ids"], dtype=torch.bool)
+    first[:, 0] = True
+    read = [alignment.read(*row) for row in zip(batch["input_ids"].tolist(), first.tolist(), strict=True)]
+    longest = max(len(row.ids) for row in read)
+    ids, mask, positions = (torch.zeros(len(read), longest, dtype=torch.long) for _ in range(3))
+    for at, row in enumerate(read):
+        size = len(row.ids)
+        ids[at, :size], mask[at, :size] = torch.tensor(row.ids), 1
+        positions[at] = torch.arange(longest)  # what fills up is seen by nothing before it
+        positions[at, :size] = torch.tensor(row.positions)
+    given = {"teacher_position_ids": positions} if kept_apart else {"teacher_attention_mask": mask}
+    return {"teacher_at": torch.tensor([row.at for row in read]), "teacher_input_ids": ids, **given}
 
 
 class _Joined(Dataset[dict[str, Any]]):
@@ -110,6 +135,17 @@ class Student(Exact):
             theirs = inputs["top_log_probs"].float().log_softmax(-1)  # stored in half precision: they add up to 1 again
             near = distances.bucketed(logits / spec.temperature, inputs["top"])
             apart = distances.divergence(theirs, near, spec.direction)
+        elif spec.alignment != "none":
+            told = {name: inputs[f"teacher_{name}"] for name in FORWARD if f"teacher_{name}" in inputs}
+            seen, _ = self._ask(told | {"use_cache": False})
+            at = inputs["teacher_at"][:, :-1]
+            both = keep & (at != NONE)
+            parts["aligned"] = both.sum() * scale
+            p, q = (
+                x.float().div(spec.temperature).softmax(-1)
+                for x in (seen.logits[both.nonzero()[:, 0], at[both]], logits[both])
+            )
+            apart = torch.zeros_like(keep, dtype=q.dtype).masked_scatter(both, distances.by_rank(p, q))
         else:
             seen, states = self._ask(given)
             size = min(seen.logits.shape[-1], logits.shape[-1])  # beyond both there are rows that pad an embedding
@@ -118,7 +154,8 @@ class Student(Exact):
             if spec.hidden != "none":
                 inner = self._inner(inputs, output, seen, ours, states)
                 parts["hidden"] = inner[:, :-1][keep].sum() * scale
-        parts["divergence"] = apart[keep].sum() * scale * spec.temperature**2
+        power = 2 if spec.alignment == "none" else 0
+        parts["divergence"] = apart[keep].sum() * scale * spec.temperature**power
         for name, value in parts.items():
             self.parts[name] = self.parts.get(name, torch.zeros_like(value)) + value.detach()
         loss = spec.label_weight * parts["label"] + (1 - spec.label_weight) * parts["divergence"]

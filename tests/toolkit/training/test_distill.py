@@ -11,15 +11,16 @@ import pyarrow.parquet
 import pytest
 import torch
 from datasets import load_from_disk
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.toolkit.training.small import OLMO, SIZES, Small, context, losses, packed, run, tokenizer, weights
+from tests.toolkit.training.small import OLMO, SIZES, Small, context, dataset, losses, packed, run, tokenizer, weights
 from tests.toolkit.training.test_resume import Deadly, again, same
 from toolkit.generation.recipes import logits
 from toolkit.generation.stored_logits import StoredLogits
 from toolkit.spec import build
 from toolkit.stage import Artifact, Context
 from toolkit.training import distances
+from toolkit.training.alignment import NONE, Alignment
 from toolkit.training.methods import distill
 
 
@@ -317,10 +318,107 @@ def test_a_teacher_with_another_tokenizer(small: Small, tmp_path: Path) -> None:
     tokens = Artifact(path=tokenizer(tmp_path / "tokens", extra=("<x>",)))
     other = Artifact(path=small.pretrain(tmp_path / "t", steps=1, inputs={"tokenizer": tokens}))
     message = r"teacher in .* has another tokenizer than the model .* \d+ tokens have other ids, such as"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message + ".*, or say `alignment: uld` in the spec"):
         distilled(small, tmp_path / "a", {"teacher": other})
     with pytest.raises(ValueError, match=message):
         distilled(small, tmp_path / "b", {"logits": store(tmp_path / "s", other, small.packed, top=9)})
+
+
+@pytest.fixture(scope="module")
+def foreign(small: Small, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """A teacher that reads bytes one by one, where the student has learned words."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("foreign")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {token: number for number, token in enumerate([*alphabet, "<end>"])}
+    bytes_ = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    bytes_.pre_tokenizer, bytes_.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=bytes_, eos_token="<end>").save_pretrained(folder / "tokenizer")
+    tokens = Artifact(path=folder / "tokenizer")
+    words = {**SIZES, "model_type": "llama", "hidden_size": 48, "max_position_embeddings": 128}
+    return Artifact(path=small.pretrain(folder / "t", steps=6, architecture=words, inputs={"tokenizer": tokens}))
+
+
+def test_a_tokenizer_and_another_meet_where_they_have_read_the_same(small: Small, foreign: Artifact) -> None:
+    """Two documents, a character of two bytes whose tokens are apart, and one that the row ends within."""
+    tok = AutoTokenizer.from_pretrained(small.tokenizer.path)
+    first, second = tok("Anna was bé")["input_ids"], tok("Rome")["input_ids"]
+    ids = [*first, 0, *second, tok("é")["input_ids"][0]]
+    read = Alignment(small.tokenizer.path, foreign.path, 128).read(
+        ids, [i in (0, len(first) + 1) for i in range(len(ids))]
+    )
+    theirs = AutoTokenizer.from_pretrained(foreign.path)
+    assert theirs.decode(read.ids) == "Anna was bé<end>Rome" and len(read.ids) == 12 + 1 + 4
+    assert read.positions == [*range(13), *range(4)]
+    for number, at in enumerate(read.at[: len(first)]):
+        text = tok.decode(ids[: number + 1])
+        assert at == (NONE if "\ufffd" in text else len(text.encode()) - 1)
+    assert NONE in read.at[: len(first)] and read.at[len(first)] == 12 and read.at[-1] == NONE
+    assert read.at[-2] == len(read.ids) - 1
+    with pytest.raises(ValueError, match="17 as the teacher reads it, and the teacher has 16 positions"):
+        Alignment(small.tokenizer.path, foreign.path, 16).read(ids, [i == 0 for i in range(len(ids))])
+
+
+def test_the_distance_of_sorted_probabilities_is_the_formula() -> None:
+    rng = np.random.default_rng(3)
+    p, q = ([softmax(row) for row in rng.normal(size=(4, size)) * 3] for size in (9, 6))
+    found = distances.by_rank(torch.tensor(np.array(p)), torch.tensor(np.array(q)))
+    for i in range(4):
+        one, other = sorted(p[i], reverse=True), [*sorted(q[i], reverse=True), 0, 0, 0]
+        expected = math.fsum(abs(a - b) for a, b in zip(one, other, strict=True))
+        assert found[i].item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["open", "kept apart"])
+def test_a_teacher_with_another_tokenizer_and_an_alignment(
+    small: Small, foreign: Artifact, tmp_path: Path, apart: bool
+) -> None:
+    """The first loss by hand in float64, one row at a time and without padding; and where nothing else counts, the
+    student comes nearer."""
+    share = 0.0 if apart else 0.25
+    tok = AutoTokenizer.from_pretrained(small.tokenizer.path)
+    texts = [f"Ann{'é' * (n % 3)} {n} was born. Otto lives in Rome." for n in range(16)]
+    rows = [tok(text)["input_ids"][:19] for text in texts]
+    rows = [[*row[:12], 0, *row[12:19]][:20] for row in rows]
+    columns: dict[str, list[Any]] = {"input_ids": rows}
+    if apart:
+        columns["position_ids"] = [[*range(13), *range(7)] for _ in rows]
+    data = dataset(tmp_path / "d", columns)
+    fields = {"alignment": "uld", "global_batch": 16, "temperature": 2.0, "label_weight": share, "steps": 12}
+    ctx = context(tmp_path / "r", micro_batch=4)
+    found = curve(distilled(small, tmp_path / "r", {"teacher": foreign, "data": data}, ctx, **fields))
+    s, t = (AutoModelForCausalLM.from_pretrained(x.path).double().eval() for x in (small.model, foreign))
+    total, aligned, targets = 0.0, 0, 0
+    for row in rows:
+        starts = [i == 0 or (apart and i == 13) for i in range(20)]
+        read = Alignment(small.tokenizer.path, foreign.path, None).read(row, starts)
+        cuts = [0, 13, 20] if apart else [0, 20]
+        ends = [0, read.at[12] + 1, len(read.ids)] if apart else [0, len(read.ids)]
+        with torch.no_grad():
+            ours = torch.cat([s(torch.tensor([row[a:b]])).logits[0] for a, b in zip(cuts, cuts[1:])]) / 2
+            theirs = torch.cat([t(torch.tensor([read.ids[a:b]])).logits[0] for a, b in zip(ends, ends[1:])]) / 2
+        wanted = [i for i in range(19) if not starts[i + 1]]
+        targets += len(wanted)
+        for i in wanted:
+            if read.at[i] != NONE:
+                aligned += 1
+                total += distances.by_rank(theirs[read.at[i]].softmax(-1), ours[i].softmax(-1)).item()
+    assert found["divergence"][0] == pytest.approx(total / targets, abs=3e-6)
+    assert found["aligned"][0] == pytest.approx(aligned / targets, abs=1e-6) and 0.8 < aligned / targets < 1
+    total = share * found["label"][0] + (1 - share) * found["divergence"][0]
+    assert found["loss"][0] == pytest.approx(total, abs=3e-6)
+    assert share or found["divergence"][-1] < found["divergence"][0]
+
+
+def test_an_alignment_is_refused_where_it_means_nothing(small: Small, teacher: Artifact, tmp_path: Path) -> None:
+    for more in ({"direction": "reverse"}, {"hidden": "cosine"}):
+        with pytest.raises(ValueError, match="alignment is uld, .* leave both out"):
+            distilled(small, tmp_path / "a", {"teacher": teacher}, alignment="uld", **more)
+    saved = store(tmp_path / "s", teacher, small.packed, top=9)
+    with pytest.raises(ValueError, match="alignment is uld: stored logits are of the student's own tokens"):
+        distilled(small, tmp_path / "b", {"logits": saved}, alignment="uld")
 
 
 def test_losses_are_those_of_pretraining_where_only_labels_count(

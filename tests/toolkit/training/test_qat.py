@@ -68,6 +68,35 @@ def test_trained_so_it_is_better_once_it_is_rounded(small: Small, tmp_path: Path
     assert losses(plain)[-1] < found[0] < found[1]  # rounding costs something, and less so
 
 
+@pytest.mark.parametrize(
+    ("words", "scheme"),
+    [
+        ({"bits": 8, "group": 0}, {"scheme": "torchao"}),
+        ({"bits": 4, "group": 32}, {"scheme": "int4", "group": 32, "full_range": True}),
+    ],
+    ids=["w8", "w4"],
+)
+def test_a_scheme_rounds_as_training_did(
+    small: Small, tmp_path: Path, words: dict[str, Any], scheme: dict[str, Any]
+) -> None:
+    """The model that `job: quantize` makes of a trained one computes what the model in training computed."""
+    from jobs import quantize
+    from toolkit import lookup
+    from toolkit.generation import models
+
+    out = trained(small, tmp_path / "t", small.pairs, **words)
+    aware = qat.prepared(
+        qat.Spec(method="qat", global_batch=1, lr=1, steps=1, **words), AutoModelForCausalLM.from_pretrained(out)
+    )
+    kind = lookup.find(quantize.CHOICE.package, scheme["scheme"], "scheme")
+    (tmp_path / "q").mkdir()
+    kind.run(build(kind.Spec, scheme), kind.Inputs(model=Artifact(path=out)), tmp_path / "q", context(tmp_path / "c"))
+    made, _ = models.load(tmp_path / "q", "fp32", 1)
+    ids = torch.arange(2, 34)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(made(ids).logits, aware(ids).logits, rtol=0, atol=1e-5)
+
+
 def test_activations_are_rounded_and_the_head_is_not(small: Small, tmp_path: Path) -> None:
     spec = qat.Spec(method="qat", global_batch=1, lr=1, steps=1, activations="int8", group=16)
     model = qat.prepared(spec, AutoModelForCausalLM.from_pretrained(small.model.path))

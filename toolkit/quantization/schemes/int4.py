@@ -13,13 +13,17 @@ from toolkit.stage import Artifact, Context
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """group: weights of a row that share a scale. symmetric: absmax codes; zero-point codes otherwise."""
+    """group: weights of a row that share a scale. symmetric: absmax codes; zero-point codes otherwise. full_range: 16
+    codes in place of absmax's 15, the grid that `method: qat` with 4 bits trains on."""
 
     scheme: str
     group: int = 32
     symmetric: bool = True
+    full_range: bool = False
 
     def __post_init__(self) -> None:
+        if self.full_range and not self.symmetric:
+            raise ValueError("full_range is a symmetric grid; zero-point codes (symmetric: false) use all of them anyway")
         if self.group < 2 or self.group % 2:
             raise ValueError(f"group is {self.group}: it must be even, since two codes share a byte")
 
@@ -41,13 +45,13 @@ def run(spec: Spec, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
 
     from toolkit.quantization import store
     from toolkit.quantization.errors import bytes_of, finish
-    from toolkit.quantization.integers import Integers, absmax, zero_point
+    from toolkit.quantization.integers import Integers, absmax, full, zero_point
 
     def quantize(weight: torch.Tensor) -> Integers:
         if weight.shape[1] % spec.group:
             raise ValueError(f"a layer has {weight.shape[1]} inputs, which are no multiple of group {spec.group}")
         groups = weight.reshape(weight.shape[0], -1, spec.group)
-        return (absmax if spec.symmetric else zero_point)(groups, 2, 4)
+        return (full if spec.full_range else absmax if spec.symmetric else zero_point)(groups, 2, 4)
 
     words = {"kind": "weights", "group": spec.group}
     return finish(

@@ -4,8 +4,9 @@ loss = label_weight x cross-entropy + (1 - label_weight) x temperature^2 x KL + 
 states, each a mean over the target tokens of the global batch. The teacher is a model that runs along, or what
 `job: generate`, `recipe: logits` stored of one: its likeliest tokens and one bucket for all others.
 
-Data rows are packed, as for `pretrain`. Teacher and student must share a tokenizer: their distributions are over
-tokens, and no alignment of two vocabularies is offered.
+Data rows are packed, as for `pretrain`. Teacher and student must share a tokenizer, because their distributions are
+over tokens, unless the spec names an `alignment`. `uld` (universal logit distillation, arXiv 2402.12030) puts in the
+place of temperature^2 x KL the distance of the sorted probabilities, wherever both have read the same text.
 """
 
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from typing import Any, Literal
 
 from toolkit.stage import Artifact, Context
 from toolkit.training.recipe import Precision, Recipe, Schedule, recipe_of
+
+ALIGNMENT = ", or say `alignment: uld` in the spec, which compares distributions without their tokens"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +28,7 @@ class Spec:
     hidden: `cosine` compares the last hidden states (DistilBERT; equal widths), `relation` how the queries, keys and
     values of a block relate (MiniLMv2; any widths): the student's last block and the teacher's `teacher_block` (from 0;
     its last by default), cut into `relation_heads` (by default the student's number of key-value heads).
+    alignment: for a teacher with another tokenizer; see the module.
     """
 
     method: str
@@ -48,9 +52,15 @@ class Spec:
     seed: int = 0
     keep_steps: tuple[int, ...] = ()
     split: str = "train"
+    alignment: Literal["none", "uld"] = "none"
 
     def __post_init__(self) -> None:
         self.recipe()
+        if self.alignment == "uld" and (self.direction != "forward" or self.hidden != "none"):
+            raise ValueError(
+                f"alignment is uld, direction {self.direction} and hidden {self.hidden}: the distance of sorted"
+                " probabilities has no direction, and inner states stand at other positions; leave both out"
+            )
         if not 0 <= self.label_weight <= 1:
             raise ValueError(f"label_weight is {self.label_weight!r}: it is a share, from 0 to 1")
         if self.label_weight == 1 and self.hidden == "none":
@@ -82,7 +92,7 @@ class Inputs:
 
 
 def run(spec: Spec, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
-    """Fill `out` with the student, `steps/<N>/` and `loss.parquet` (with `label` and `divergence`, and `hidden`).
+    """Fill `out` with the student, `steps/<N>/` and `loss.parquet` (`label`, `divergence`, `hidden` or `aligned` too).
 
     Raises:
         ValueError: teacher and logits both or neither given, another tokenizer, logits of other rows or at another
@@ -103,24 +113,27 @@ def run(spec: Spec, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
     length = row_length(rows, source)
     if inputs.teacher is not None:
         check_model(inputs.teacher.path)
-        same_tokens(source, inputs.teacher.path)
-        row_length(rows, inputs.teacher.path)
+        if spec.alignment == "none":
+            same_tokens(source, inputs.teacher.path, remedy=ALIGNMENT)
+            row_length(rows, inputs.teacher.path)
     stored = None if inputs.logits is None else _stored(spec, inputs.logits.path, source, rows)
-    parts = ("label", "divergence", *(["hidden"] if spec.hidden != "none" else []))
+    more = {"hidden": spec.hidden != "none", "aligned": spec.alignment != "none"}
+    parts = ("label", "divergence", *(name for name, wanted in more.items() if wanted))
     plan = Run(
         recipe=spec.recipe(),
         source=source,
         tokenizer=source,
         rows=rows,
         tokens_a_row=length,
-        build=student(spec, rows, summary.vocab_size, inputs.teacher.path if inputs.teacher else None, stored),
+        build=student(spec, rows, summary.vocab_size, source, inputs.teacher.path if inputs.teacher else None, stored),
         traced={name: name for name in parts},
     )
     return train(plan, out, ctx) | {"parameters": summary.parameters, "rows": len(rows), "row_tokens": length}
 
 
-def same_tokens(student: Path, teacher: Path, *, role: str = "teacher") -> None:
-    """Refuse a teacher (or whatever its role is) whose tokens have other ids than the student's.
+def same_tokens(student: Path, teacher: Path, *, role: str = "teacher", remedy: str = "") -> None:
+    """Refuse a teacher (or whatever its role is) whose tokens have other ids than the student's. remedy: beside taking
+    another.
 
     Raises:
         ValueError: they have.
@@ -133,13 +146,17 @@ def same_tokens(student: Path, teacher: Path, *, role: str = "teacher") -> None:
         raise ValueError(
             f"the {role} in {teacher} has another tokenizer than the model in {student} that is trained:"
             f" {len(different)} tokens have other ids, such as {different[0]!r}; its distributions are over other"
-            f" tokens. Take a {role} with the same tokenizer (no alignment of two vocabularies is offered)"
+            f" tokens. Take a {role} with the same tokenizer{remedy}"
         )
 
 
 def _stored(spec: Spec, logits: Path, student: Path, rows: Any) -> Any:
     from toolkit.generation.stored_logits import StoredLogits
 
+    if spec.alignment != "none":
+        raise ValueError(
+            f"alignment is {spec.alignment}: stored logits are of the student's own tokens; give the teacher"
+        )
     if spec.hidden != "none":
         raise ValueError(f"hidden is {spec.hidden}: stored logits have no inner states; give the teacher itself")
     stored = StoredLogits(logits)
