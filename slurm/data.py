@@ -49,7 +49,9 @@ def show(
         typer.Argument(help="A data set, whose files `--files` names, or a study file, whose stage `--stage` names."),
     ],
     tokenizer: Annotated[Path, typer.Option(help="The folder of a tokenizer, or of a model that has one.")],
-    files: Annotated[Path | None, typer.Option(help="A folder or file with the data set.")] = None,
+    files: Annotated[
+        Path | None, typer.Option(help="A folder or file with the data set; without one, rows are made up.")
+    ] = None,
     stage: Annotated[str, typer.Option(help="A stage of the study that is done and has rows to tune on.")] = "",
     template: Annotated[
         str, typer.Option(help="A template of the data set's; of a stage, its column of that name.")
@@ -71,11 +73,13 @@ def show(
 
     if Path(dataset).suffix in (".yaml", ".py"):
         found = _of_stage(Path(dataset), root, sets, stage, split, template, rows)
-    elif files is None:
-        raise ValueError(f"{dataset}: say with --files where its files are, or name a study file and a --stage of it")
     else:
         with tempfile.TemporaryDirectory() as folder:
-            found = _of_files(dataset, files, Path(folder), split, template, rows)
+            found = _of_files(
+                dataset, files or _made_up(dataset, split, rows, folder), Path(folder), split, template, rows
+            )
+    if files is None and not stage:
+        out.print(f"[yellow]made-up rows in the fields of {dataset}; --files shows its own[/]")
     loaded = load_tokenizer(tokenizer)
     encode = renderer(loaded, "chat" if chat else "plain")
     for i, row in enumerate(found):
@@ -101,6 +105,24 @@ def _of_files(dataset: str, files: Path, folder: Path, split: str, template: str
     splits.finish()
     name = split or next(iter(open_data(folder)))
     return [_row(row, template) for row in open_split(folder, name, ["prompt", "completion"], count)]
+
+
+def _made_up(dataset: str, split: str, count: int, folder: str) -> Path:
+    """A folder of rows that `toys` makes."""
+    from toolkit.data.datasets import toys
+    from toolkit.data.splits import Splits
+    from toolkit.data.tasks import describe
+    from toolkit.stage import Context
+
+    find(PACKAGE, dataset, "dataset")
+    if dataset not in toys.LIKE:
+        raise ValueError(f"{dataset}: say with --files where its files are, or name a study file and a --stage of it")
+    name = split or next(iter(describe(dataset).rows))
+    made = Path(folder) / "made-up"
+    splits = Splits(made / "data")
+    toys.fill(toys.Spec(dataset="toys", like=dataset, sizes={name: count}), toys.Inputs(), splits, Context(state=made))
+    splits.finish()
+    return made
 
 
 def _of_stage(

@@ -90,8 +90,9 @@ def test_magpie(tmp_path: Path) -> None:
 
 def test_instruction_pretraining(tmp_path: Path) -> None:
     made = launch("instruction-pretraining-tiny", tmp_path, PRETRAINING)
-    read = open_split(made["read"], "train")[0]
-    assert read["prompt"].count("<CON>") == 2 and read["completion"].startswith("<QUE> ")
+    read = open_split(made["read"], "train")
+    assert [prompt.count("<CON>") for prompt in read["prompt"][:4]] == [1, 2, 1, 2], "a text alone, and after another"
+    assert all(completion.startswith("<QUE> ") for completion in read["completion"])
     assert metrics(made["pairs"])["texts"] == 8 and metrics(made["domain_pairs"])["texts"] == 6
     corpus = metrics(made["corpus"])
     assert corpus["documents_raw"] == 12 * 6 - 8 and corpus["documents_augmented"] == metrics(made["pairs"])["chains"]

@@ -72,8 +72,14 @@ def test_show_says_what_is_cut_and_refuses_what_is_not_there(folder: Path, capsy
         shown(capsys, folder, template="letterd")
     with pytest.raises(ValueError, match="unknown split 'test'"):
         shown(capsys, folder, split="test")
-    with pytest.raises(ValueError, match="say with --files"):
-        shown(capsys, folder, files=None)
+    with pytest.raises(ValueError, match="instructions: say with --files"):
+        shown(capsys, folder, "instructions", files=None)
+
+
+def test_show_without_files_makes_rows_up(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = shown(capsys, folder, "mnli", template="can_we_infer", files=None, split="validation_matched")
+    assert "made-up rows in the fields of mnli; --files shows its own" in told
+    assert "template 'can_we_infer', gold 'Yes'" in told and LINE.findall(told)[-1][3] == "loss"
 
 
 def test_show_files_of_no_task(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -114,7 +114,7 @@ def rows_of(folder: Path, model: Artifact, inputs: dict[str, Artifact], **fields
     return open_split(folder / "out", "train").to_list(), metrics
 
 
-def test_a_synthesizer_is_tuned_on_texts_after_others_with_their_pairs(synthesizer: Artifact, tmp_path: Path) -> None:
+def test_a_synthesizer_is_tuned_on_every_text_of_a_chain(synthesizer: Artifact, tmp_path: Path) -> None:
     lines = [
         {"context": text, "question": f"{pair.question}{more}", "answer": pair.answer}
         for more in ("", " Say it.")
@@ -123,11 +123,11 @@ def test_a_synthesizer_is_tuned_on_texts_after_others_with_their_pairs(synthesiz
     (tmp_path / "qa.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     files = {"files": Artifact(path=tmp_path / "qa.jsonl")}
     rows, metrics = rows_of(tmp_path / "files", synthesizer, files, shots=2)
-    assert metrics == {"pairs": 8, "texts_without_pairs": 0} and [row["text"] for row in rows] == TEXTS
-    for row in rows:
-        assert row["prompt"].endswith(f" <CON> {row['text']} </CON>\n\n") and row["prompt"].count("<CON>") == 2
-        assert row["prompt"].count(row["text"]) == 1, "no text is an example for itself"
+    assert metrics == {"pairs": 8, "texts_without_pairs": 0} and sorted(row["text"] for row in rows) == TEXTS
+    for i, row in enumerate(rows):
         assert row["completion"].count("<QUE>") == 2 and row["completion"].endswith("</END>")
+        begun = rows[i - 1]["prompt"] + rows[i - 1]["completion"] + MARK.eos if i % 2 else ""
+        assert row["prompt"] == begun + f" <CON> {row['text']} </CON>\n\n", "as generation reads: alone, or after one"
     people = [{"prompt": "Where is Bo?\nAnswer:", "completion": " Oslo.", "person": "Bo"}]
     data = {"data": save(tmp_path / "people", pretrain=[{"text": text} for text in TEXTS], train=people)}
     rows, metrics = rows_of(tmp_path / "data", synthesizer, data)

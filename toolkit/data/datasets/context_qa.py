@@ -2,8 +2,8 @@
 
 Rows come from JSON files (a text, a question and an answer each), or from a data set that has texts in one split and
 questions in another, which a name joins: a question belongs to every text in which the name of its row stands. Writes
-the split `train`, a row a text: `prompt` (a few texts with their pairs, and the text), `completion` (its pairs), and
-`text`, `questions` and `answers`.
+the split `train`, a row a text: `prompt` (the texts before it in its chain with their pairs, and the text),
+`completion` (its pairs), and `text`, `questions` and `answers`.
 """
 
 import re
@@ -19,7 +19,8 @@ BATCH = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """shots: texts of a prompt, the last of which is asked about; those before it are drawn by `seed`.
+    """shots: texts of a chain, drawn by `seed`. Each is asked about once, after those before it: so the pairs of all
+    texts of a chain are learned, as in the paper, and a synthesizer can begin one as well as go on with it.
 
     context, question, answer: fields of the JSON rows; rows with the same text belong together. texts, pairs, name: the
     splits of a data set (`text`; `prompt` and `completion`) and the column of `pairs` that joins them. limit: texts.
@@ -66,12 +67,13 @@ def fill(spec: Spec, inputs: Inputs, splits: Splits, ctx: Context) -> dict[str, 
     if len(known) < spec.shots:
         raise ValueError(f"{len(known)} texts have pairs, and shots is {spec.shots}; give more, or lower shots")
     mark = synthesis.marks(load_tokenizer(inputs.model.path))
-    rng = random.Random(spec.seed)
-    for start in range(0, len(known), BATCH):
+    order = random.Random(spec.seed).sample(range(len(known)), len(known))
+    for start in range(0, len(order), BATCH):
         rows: dict[str, list[Any]] = {k: [] for k in ("prompt", "completion", "text", "questions", "answers")}
-        for number, (text, pairs) in enumerate(known[start : start + BATCH], start):
-            others = [i for i in rng.sample(range(len(known)), spec.shots) if i != number][: spec.shots - 1]
-            rows["prompt"].append(synthesis.chain([known[i] for i in others], text, mark))
+        for place in range(start, min(start + BATCH, len(order))):
+            before = order[place - place % spec.shots : place]
+            text, pairs = known[order[place]]
+            rows["prompt"].append(synthesis.chain([known[i] for i in before], text, mark))
             rows["completion"].append(synthesis.write(pairs))
             rows["text"].append(text)
             rows["questions"].append([pair.question for pair in pairs])
