@@ -23,7 +23,7 @@ class Spec:
 
     def __post_init__(self) -> None:
         if self.full_range and not self.symmetric:
-            raise ValueError("full_range is a symmetric grid; zero-point codes (symmetric: false) use all of them anyway")
+            raise ValueError("full_range is a symmetric grid; zero-point codes (symmetric: false) are all used anyway")
         if self.group < 2 or self.group % 2:
             raise ValueError(f"group is {self.group}: it must be even, since two codes share a byte")
 
