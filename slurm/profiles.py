@@ -257,6 +257,8 @@ def fit(profile: Profile, cell: Cell, study: Study | None = None) -> Fit:
         asked = _over(cell.resources, given)
     except ValueError as error:
         raise _unfit(cell, str(error), study) from None
+    if asked.offload is not None and asked.zero is None:
+        raise _unfit(cell, f"offload is {asked.offload} and zero is not set: say zero 2 or 3 beside it", study)
     internet = bool(getattr(job, "INTERNET", False))
     if profile.scheduler == "local":  # what this machine lacks is seen when it is missed
         return Fit(name=entry["shape"], shape=profile.shapes[entry["shape"]], request=asked)

@@ -75,9 +75,9 @@ def test_rounding_in_training_against_rounding_afterwards(tmp_path: Path) -> Non
     rows = list(csv.DictReader(io.StringIO(lab.run("table", *words, "--format", "csv").stdout)))
     for stage, metric in (("likelihood", "bits_per_byte"), ("choices", "acc")):
         found = {(r["trained"], r["scheme"]): r["value"] for r in rows if r["stage"] == stage and r["metric"] == metric}
-        assert found.keys() == {(t, s) for t in ("full", "qat 8", "qat 4") for s in ("", "w8", "w4")}
+        assert found.keys() == {(t, s) for t in ("full", "qat 8", "qat 4", "qat 2") for s in ("", "w8", "w4", "w2")}
     cells = large(tmp_path, "qat")
-    assert sum(cell.job == "quantize" for cell in cells) == 2 * 3 * 2
+    assert sum(cell.job == "quantize" for cell in cells) == 2 * 4 * 3
     assert {cell.spec["method"] for cell in cells if cell.job == "train"} == {"sft", "qat"}
 
 

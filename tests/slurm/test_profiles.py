@@ -130,6 +130,9 @@ def test_a_method_that_cannot_run_as_the_profile_has_it_is_refused_where_it_is_p
         cell("train", four, tmp_path, zero=3)
     with pytest.raises(StudyError, match="it.spec: prefix_tuning hands its prefix over"):
         cell("train", {**SFT, "method": "prefix_tuning"}, tmp_path, gradient_checkpointing=True)
+    bare = profiles.read({**WORDS, "jobs": {"default": {"shape": "cpu"}}})
+    with pytest.raises(StudyError, match="offload is cpu and zero is not set: say zero 2 or 3 beside it"):
+        profiles.fits(bare, [cell("train", SFT, tmp_path, offload="cpu")])
     with pytest.raises(StudyError, match="unknown field 'base'"):  # all weights cannot be trained in four bits
         cell("train", {**SFT, "base": "nf4"}, tmp_path)
 

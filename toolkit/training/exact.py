@@ -1,6 +1,7 @@
 """The parts of Hugging Face's Trainer that are replaced, so that a run is exact: data order and saves."""
 
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +18,12 @@ SCHEDULE = "scheduler.pt"
 
 
 class Exact(Trainer):
-    """Mixed in before a Trainer: `class Tuner(Exact, SFTTrainer)`. The engine sets `order` and `saves`."""
+    """Mixed in before a Trainer: `class Tuner(Exact, SFTTrainer)`. The engine sets `order`, `saves` and `check`."""
 
     model: Any  # typed more widely by Trainer than it is here
     order: Order
     saves: Saves
+    check: "Callable[[dict[str, torch.Tensor], int], None]"  # raises where what is to be saved is not finite
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Order:
         return self.order
@@ -48,7 +50,8 @@ class Exact(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """The weights that are trained, and the optimizer's state of each."""
-        state.write(self, Path(str(output_dir)) / state.STATE)
+        step = self.state.global_step
+        state.write(self, Path(str(output_dir)) / state.STATE, lambda tensors: self.check(tensors, step))
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         import torch

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from toolkit.generation.rows import Template
 from toolkit.stage import Artifact, Context
-from toolkit.training.recipe import Precision, Recipe, Schedule, recipe_of
+from toolkit.training.recipe import Schedule, Stepped
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -34,7 +34,7 @@ NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec:
+class Spec(Stepped):
     """global_batch: answers a step, of `answers` to each prompt. beta: weight of the KL to the reference (0: none).
 
     max_new_tokens, temperature: of the answers. max_prompt: tokens; longer prompts are dropped and counted.
@@ -42,10 +42,6 @@ class Spec:
     it, `number` the last number in each.
     """
 
-    method: str
-    steps: int
-    global_batch: int
-    lr: float
     max_new_tokens: int
     answers: int = 4
     beta: float = 0.05
@@ -54,17 +50,11 @@ class Spec:
     template: Template = "plain"
     checker: Literal["none", "exact", "number"] = "none"
     schedule: Schedule = "constant"
-    warmup: int = 0
     weight_decay: float = 0.0
     betas: tuple[float, ...] = (0.9, 0.999)
-    clip: float = 1.0
-    precision: Precision = "fp32"
-    seed: int = 0
-    keep_steps: tuple[int, ...] = ()
-    split: str = "train"
 
     def __post_init__(self) -> None:
-        self.recipe()
+        super().__post_init__()
         if self.answers < 2:
             raise ValueError(
                 f"answers is {self.answers}: an answer is judged against others to the same prompt: 2 at least"
@@ -81,10 +71,6 @@ class Spec:
         for name in ("max_new_tokens", "max_prompt"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
-
-    def recipe(self) -> Recipe:
-        """The numbers as the engine takes them."""
-        return recipe_of(self, steps=self.steps, warmup_steps=self.warmup)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """The numbers that decide what a training run computes, whatever it runs on, and the layout that meets them exactly."""
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -102,6 +103,72 @@ def check_length(spec: Any) -> None:
         raise ValueError(f"max_length is {spec.max_length}: a prompt and a completion take at least 2 tokens")
     steps = spec.steps if spec.steps is not None else max(spec.keep_steps, default=0) + 1  # known with the rows only
     recipe_of(spec, steps=steps, warmup_steps=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stepped:
+    """Fields of a method's spec whose length is a number of steps.
+
+    steps, global_batch (sequences a step), lr (peak), warmup (steps) and schedule are the optimizer's; keep_steps are
+    kept as models, 0 being the initialisation; the last always. split: of the data.
+    """
+
+    method: str
+    steps: int
+    global_batch: int
+    lr: float
+    schedule: Schedule = "cosine"
+    warmup: int = 0
+    weight_decay: float = 0.1
+    betas: tuple[float, ...] = (0.9, 0.95)
+    clip: float = 1.0
+    precision: Precision = "fp32"
+    seed: int = 0
+    keep_steps: tuple[int, ...] = ()
+    split: str = "train"
+
+    def __post_init__(self) -> None:
+        self.recipe()
+
+    def recipe(self) -> Recipe:
+        """The numbers as the engine takes them."""
+        return recipe_of(self, steps=self.steps, warmup_steps=self.warmup)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """Fields of a method's spec that goes through rows of texts: either `epochs` or `steps`. An epoch is each row once;
+    the last batch is filled up from the next pass.
+
+    global_batch: rows a step. warmup_ratio: share of the steps. max_length: tokens of prompt and completion; what is
+    beyond it is cut, and a row without a target left is dropped.
+    """
+
+    method: str
+    global_batch: int
+    lr: float
+    epochs: float | None = None
+    steps: int | None = None
+    schedule: Schedule = "linear"
+    warmup_ratio: float = 0.03
+    weight_decay: float = 0.0
+    betas: tuple[float, ...] = (0.9, 0.999)
+    clip: float = 1.0
+    precision: Precision = "fp32"
+    max_length: int = 1024
+    template: Literal["plain", "chat"] = "plain"
+    seed: int = 0
+    keep_steps: tuple[int, ...] = ()
+    split: str = "train"
+
+    def __post_init__(self) -> None:
+        check_length(self)
+
+    def recipe(self, rows: int) -> Recipe:
+        """The numbers as the engine takes them, for that many rows."""
+        steps = self.steps if self.steps is not None else math.ceil((self.epochs or 0) * rows / self.global_batch)
+        warmup = int(self.warmup_ratio * steps)  # down: a warm-up of one step would be a step at lr 0
+        return recipe_of(self, steps=steps, warmup_steps=warmup)
 
 
 @dataclass(frozen=True, kw_only=True)

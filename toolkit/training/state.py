@@ -48,8 +48,8 @@ def shape_of(tensor: "torch.Tensor") -> tuple[int, ...]:
     return tuple(packed.shape if packed is not None else getattr(tensor, "ds_shape", tensor.shape))
 
 
-def write(trainer: "Exact", path: Path) -> None:
-    """Write the state; every rank must call it, the first one writes.
+def write(trainer: "Exact", path: Path, check: "Callable[[dict[str, torch.Tensor]], None]") -> None:
+    """Write the state; every rank must call it, the first one writes. check: sees every tensor before it is written.
 
     Source: no more is needed to go on than AdamW's state (arXiv 1711.05101, algorithm 2); its step is the run's.
     """
@@ -58,7 +58,9 @@ def write(trainer: "Exact", path: Path) -> None:
 
     def parts(name: str) -> "Iterator[torch.Tensor | Tensor]":
         moment, _, owner = name.rpartition(":")
-        yield from _chunked(whole(trainer, known[owner], moment))
+        tensor = whole(trainer, known[owner], moment)
+        check({name: tensor})
+        yield from _chunked(tensor)
 
     if trainer.args.should_save:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -43,6 +43,7 @@ class Watch(TrainerCallback):
     def __init__(self, trainer: Exact, run: "Run", layout: Layout, ctx: Context, stop: Callable[[], bool]) -> None:
         self.trainer, self.run, self.layout, self.ctx, self.stop = trainer, run, layout, ctx, stop
         self.recipe = run.recipe
+        trainer.check = self._check_finite
         self.stopped = False
         self.asked = os.environ.get("TIDEMARK_SAVE_SECONDS")
         self.every = float(self.asked or SAVE_SECONDS)
@@ -85,16 +86,26 @@ class Watch(TrainerCallback):
         if "loss" not in (logs or {}):
             return
         step, steps = state.global_step, self.recipe.steps
-        if not math.isfinite(logs["loss"]):
-            raise NanLoss(
-                f"the loss is {logs['loss']} at step {step} of {steps}, {self._batch(step)}: {self._remedy()}"
-            )
+        self._check_step(step, logs)
         self._look_for_divergence(state)
         self._report(state, logs)
         if step in self.recipe.keep_steps or step == steps:
             self.keep(step)
         if step < steps:
             self._decide(control)
+
+    def _check_step(self, step: int, logs: dict[str, Any]) -> None:
+        """A gradient that is not finite spoils the weights: the loss of the next step would blame that one's batch.
+
+        DeepSpeed leaves such a step out and says nothing of it, or at stage 0 takes it and tells no norm.
+        """
+        applied = getattr(self.trainer.model_wrapped, "was_step_applied", lambda: True)()
+        for name, found in (("loss", logs["loss"]), ("gradient", logs.get("grad_norm", 0.0) if applied else math.nan)):
+            if not math.isfinite(found):
+                where = f"at step {step} of {self.recipe.steps}"
+                raise NanLoss(f"the {name} is {float(found)} {where}, {self._batch(step)}: {self._remedy()}")
+        if self.trainer.zero_stage() == 0:
+            self._check_finite(trained(self.trainer.model), step)
 
     def _batch(self, step: int) -> str:
         """Which rows step `step` saw: numbers of the prepared data's rows, in their order."""
@@ -208,6 +219,7 @@ class Watch(TrainerCallback):
         return first
 
     def _check_finite(self, weights: dict[str, Any], step: int) -> None:
+        """For what is kept and for what is saved: training must not go on from weights that are lost."""
         for name, tensor in weights.items():
             if not bool(tensor.isfinite().all()):
                 where = f"after step {step} of {self.recipe.steps}"

@@ -73,8 +73,9 @@ def test_trained_so_it_is_better_once_it_is_rounded(small: Small, tmp_path: Path
     [
         ({"bits": 8, "group": 0}, {"scheme": "torchao"}),
         ({"bits": 4, "group": 32}, {"scheme": "int4", "group": 32, "full_range": True}),
+        ({"bits": 2, "group": 16}, {"scheme": "int4", "group": 16, "full_range": True, "bits": 2}),
     ],
-    ids=["w8", "w4"],
+    ids=["w8", "w4", "w2"],
 )
 def test_a_scheme_rounds_as_training_did(
     small: Small, tmp_path: Path, words: dict[str, Any], scheme: dict[str, Any]

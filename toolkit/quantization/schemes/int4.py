@@ -6,7 +6,7 @@ The codes are absmax or zero-point codes as in `integers.py`, over `group` neigh
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from toolkit.stage import Artifact, Context
 
@@ -14,16 +14,19 @@ from toolkit.stage import Artifact, Context
 @dataclass(frozen=True, kw_only=True)
 class Spec:
     """group: weights of a row that share a scale. symmetric: absmax codes; zero-point codes otherwise. full_range: 16
-    codes in place of absmax's 15, the grid that `method: qat` with 4 bits trains on."""
+    codes in place of absmax's 15, the grid that `method: qat` trains on. bits: of a code; fewer than 4 are stored as 4,
+    to see what they cost and not to save room.
+    """
 
     scheme: str
     group: int = 32
     symmetric: bool = True
     full_range: bool = False
+    bits: Literal[2, 3, 4] = 4
 
     def __post_init__(self) -> None:
         if self.full_range and not self.symmetric:
-            raise ValueError("full_range is a symmetric grid; zero-point codes (symmetric: false) use all of them anyway")
+            raise ValueError("full_range is a symmetric grid; zero-point codes (symmetric: false) are all used anyway")
         if self.group < 2 or self.group % 2:
             raise ValueError(f"group is {self.group}: it must be even, since two codes share a byte")
 
@@ -51,7 +54,7 @@ def run(spec: Spec, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
         if weight.shape[1] % spec.group:
             raise ValueError(f"a layer has {weight.shape[1]} inputs, which are no multiple of group {spec.group}")
         groups = weight.reshape(weight.shape[0], -1, spec.group)
-        return (full if spec.full_range else absmax if spec.symmetric else zero_point)(groups, 2, 4)
+        return (full if spec.full_range else absmax if spec.symmetric else zero_point)(groups, 2, spec.bits)
 
     words = {"kind": "weights", "group": spec.group}
     return finish(

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from toolkit.stage import Artifact, Context
-from toolkit.training.recipe import Precision, Recipe, Schedule, recipe_of
+from toolkit.training.recipe import Stepped
 
 ALIGNMENT = ", or say `alignment: uld` in the spec, which compares distributions without their tokens"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec:
-    """steps to split: as for `pretrain`. label_weight: share of the label loss, from 0 (the teacher only) up to 1.
+class Spec(Stepped):
+    """Fields of `Stepped`, as for `pretrain`. label_weight: share of the label loss, from 0 (the teacher only) up to 1.
 
     temperature: both distributions are softened by it. direction: `forward` is KL(teacher || student), `reverse`
     KL(student || teacher).
@@ -31,10 +31,6 @@ class Spec:
     alignment: for a teacher with another tokenizer; see the module.
     """
 
-    method: str
-    steps: int
-    global_batch: int
-    lr: float
     label_weight: float = 0.5
     temperature: float = 1.0
     direction: Literal["forward", "reverse"] = "forward"
@@ -42,20 +38,11 @@ class Spec:
     hidden_weight: float = 1.0
     teacher_block: int | None = None
     relation_heads: int | None = None
-    schedule: Schedule = "cosine"
-    warmup: int = 0
     final_lr_ratio: float = 0.0
-    weight_decay: float = 0.1
-    betas: tuple[float, ...] = (0.9, 0.95)
-    clip: float = 1.0
-    precision: Precision = "fp32"
-    seed: int = 0
-    keep_steps: tuple[int, ...] = ()
-    split: str = "train"
     alignment: Literal["none", "uld"] = "none"
 
     def __post_init__(self) -> None:
-        self.recipe()
+        super().__post_init__()
         if self.alignment == "uld" and (self.direction != "forward" or self.hidden != "none"):
             raise ValueError(
                 f"alignment is uld, direction {self.direction} and hidden {self.hidden}: the distance of sorted"
@@ -75,10 +62,6 @@ class Spec:
                 raise ValueError(f"{name} is {value} and hidden is {self.hidden}: it means something for relation only")
             if value is not None and value < needs:
                 raise ValueError(f"{name} is {value}: it must be at least {needs}")
-
-    def recipe(self) -> Recipe:
-        """The numbers as the engine takes them."""
-        return recipe_of(self, steps=self.steps, warmup_steps=self.warmup)
 
 
 @dataclass(frozen=True, kw_only=True)

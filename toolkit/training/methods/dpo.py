@@ -4,13 +4,12 @@ loss = -log sigma(beta x ([log p(chosen) - log p_ref(chosen)] - [log p(rejected)
 pairs; log p is summed over the tokens of an answer, its end included. The reference stays as it is.
 """
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from toolkit.stage import Artifact, Context
-from toolkit.training.recipe import Precision, Recipe, Schedule, check_length, recipe_of
+from toolkit.training.recipe import Tuned
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -21,36 +20,16 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec:
-    """beta: what it costs to leave the reference. The other fields are those of `sft`; global_batch counts pairs."""
+class Spec(Tuned):
+    """The fields of `Tuned`, of which global_batch counts pairs, and beta: what it costs to leave the reference."""
 
-    method: str
-    global_batch: int
-    lr: float
-    epochs: float | None = None
-    steps: int | None = None
     beta: float = 0.1
-    schedule: Schedule = "linear"
     warmup_ratio: float = 0.1
-    weight_decay: float = 0.0
-    betas: tuple[float, ...] = (0.9, 0.999)
-    clip: float = 1.0
-    precision: Precision = "fp32"
-    max_length: int = 1024
-    template: Literal["plain", "chat"] = "plain"
-    seed: int = 0
-    keep_steps: tuple[int, ...] = ()
-    split: str = "train"
 
     def __post_init__(self) -> None:
-        check_length(self)
+        super().__post_init__()
         if not self.beta > 0:
             raise ValueError(f"beta is {self.beta!r}: it must be above 0 (0.1 is usual)")
-
-    def recipe(self, rows: int) -> Recipe:
-        """The numbers as the engine takes them, for that many pairs."""
-        steps = self.steps if self.steps is not None else math.ceil((self.epochs or 0) * rows / self.global_batch)
-        return recipe_of(self, steps=steps, warmup_steps=int(self.warmup_ratio * steps))
 
 
 @dataclass(frozen=True, kw_only=True)

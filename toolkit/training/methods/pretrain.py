@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.stage import Artifact, Context
 from toolkit.training.architecture import check_words, make_config
-from toolkit.training.recipe import Precision, Recipe, Schedule, check_numbers
+from toolkit.training.recipe import Stepped
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -20,58 +20,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec:
+class Spec(Stepped):
     """`architecture`: fields of the Hugging Face config, model_type first; left out if a model is trained further.
 
-    steps, global_batch (sequences a step), lr (peak), warmup (steps), schedule and final_lr_ratio (where a cosine ends,
-    as a share of lr) are the optimizer's; keep_steps are kept as models, 0 being the initialisation; the last always.
+    The others are those of `Stepped`, and final_lr_ratio: where a cosine ends, as a share of lr.
     """
 
-    method: str
-    steps: int
-    global_batch: int
-    lr: float
     architecture: dict[str, Any] = field(default_factory=dict)
-    schedule: Schedule = "cosine"
-    warmup: int = 0
     final_lr_ratio: float = 0.0
-    weight_decay: float = 0.1
-    betas: tuple[float, ...] = (0.9, 0.95)
-    clip: float = 1.0
-    precision: Precision = "fp32"
-    seed: int = 0
-    keep_steps: tuple[int, ...] = ()
-    split: str = "train"
 
     def __post_init__(self) -> None:
-        self.recipe()
+        super().__post_init__()
         if self.architecture:
             check_words(self.architecture)
-
-    def recipe(self) -> Recipe:
-        """The numbers as the engine takes them."""
-        check_numbers(
-            lr=self.lr,
-            global_batch=self.global_batch,
-            betas=self.betas,
-            clip=self.clip,
-            weight_decay=self.weight_decay,
-            final_lr_ratio=self.final_lr_ratio,
-        )
-        return Recipe(
-            steps=self.steps,
-            global_batch=self.global_batch,
-            lr=self.lr,
-            schedule=self.schedule,
-            warmup_steps=self.warmup,
-            final_lr_ratio=self.final_lr_ratio,
-            weight_decay=self.weight_decay,
-            betas=self.betas,
-            clip=self.clip,
-            precision=self.precision,
-            seed=self.seed,
-            keep_steps=self.keep_steps,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,13 +5,12 @@ Several, from several seeds (head and order of rows differ), are an ensemble: `j
 average them. What comes out is a folder for transformers' AutoModelForSequenceClassification.
 """
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from toolkit.stage import Artifact, Context
-from toolkit.training.recipe import Precision, Recipe, Schedule, check_length, recipe_of
+from toolkit.training.recipe import Tuned
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -22,33 +21,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec:
-    """Either `epochs` or `steps`; the fields are those of `sft`, of which global_batch counts pairs."""
-
-    method: str
-    global_batch: int
-    lr: float
-    epochs: float | None = None
-    steps: int | None = None
-    schedule: Schedule = "linear"
-    warmup_ratio: float = 0.03
-    weight_decay: float = 0.0
-    betas: tuple[float, ...] = (0.9, 0.999)
-    clip: float = 1.0
-    precision: Precision = "fp32"
-    max_length: int = 1024
-    template: Literal["plain", "chat"] = "plain"
-    seed: int = 0
-    keep_steps: tuple[int, ...] = ()
-    split: str = "train"
-
-    def __post_init__(self) -> None:
-        check_length(self)
-
-    def recipe(self, rows: int) -> Recipe:
-        """The numbers as the engine takes them, for that many pairs."""
-        steps = self.steps if self.steps is not None else math.ceil((self.epochs or 0) * rows / self.global_batch)
-        return recipe_of(self, steps=steps, warmup_steps=int(self.warmup_ratio * steps))
+class Spec(Tuned):
+    """The fields of `Tuned`, of which global_batch counts pairs."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,15 +4,14 @@ A row is a prompt and a completion. `plain` puts one after the other; `chat` put
 template as a user's and an assistant's turn. The end-of-text token follows the completion and is a target.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from toolkit.stage import Artifact, Context
-from toolkit.training.recipe import Precision, Recipe, Schedule, check_length, recipe_of
+from toolkit.training.recipe import Tuned
 from toolkit.training.turns import IGNORED
 
 if TYPE_CHECKING:
@@ -25,40 +24,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec:
-    """Either `epochs` or `steps`. An epoch is every row once; the last batch is filled up from the next pass.
+class Spec(Tuned):
+    """The fields of `Tuned`, and packing, which joins rows up to max_length without letting them see each other;
+    global_batch counts packed rows then."""
 
-    global_batch: rows a step (packed rows with `packing`, which joins rows up to max_length without letting them see
-    each other). warmup_ratio: share of the steps. max_length: tokens of prompt and completion; what is beyond it is
-    cut, and a row without a target left is dropped.
-    """
-
-    method: str
-    global_batch: int
-    lr: float
-    epochs: float | None = None
-    steps: int | None = None
-    schedule: Schedule = "linear"
-    warmup_ratio: float = 0.03
-    weight_decay: float = 0.0
-    betas: tuple[float, ...] = (0.9, 0.999)
-    clip: float = 1.0
-    precision: Precision = "fp32"
-    max_length: int = 1024
-    template: Literal["plain", "chat"] = "plain"
     packing: bool = False
-    seed: int = 0
-    keep_steps: tuple[int, ...] = ()
-    split: str = "train"
-
-    def __post_init__(self) -> None:
-        check_length(self)
-
-    def recipe(self, rows: int) -> Recipe:
-        """The numbers as the engine takes them, for that many rows."""
-        steps = self.steps if self.steps is not None else math.ceil((self.epochs or 0) * rows / self.global_batch)
-        warmup = int(self.warmup_ratio * steps)  # down: a warm-up of one step would be a step at lr 0
-        return recipe_of(self, steps=steps, warmup_steps=warmup)
 
 
 @dataclass(frozen=True, kw_only=True)
