@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from slurm.answers import Format, measured, names_of
-from slurm.terminal import DEFAULT_ROOT, Root, Sets, StudyPath, open_study
+from slurm.terminal import DEFAULT_ROOT, Root, Sets, StudyPath, open_study, place_for, write_out
 from toolkit import lookup
 from toolkit.plan import survey
 
@@ -36,6 +36,13 @@ class Operation(StrEnum):
 
 ALONE = (Operation.formats, Operation.slopes, Operation.breaks, Operation.signals)  # need no base
 PAIRED = (Operation.average, Operation.relative, Operation.forgetting, Operation.transfer)
+USED = {  # the operations that an option means something for
+    "--pairs": PAIRED,
+    "--over": PAIRED,
+    "--in-domain": (Operation.transfer,),
+    "--by": tuple(o for o in Operation if o not in ALONE),
+    "--paper": tuple(o for o in Operation if o not in (Operation.formats, Operation.signals)),
+}
 
 
 def dynamics(
@@ -67,9 +74,10 @@ def dynamics(
     from toolkit.analysis import gaps, pivot, to_frame
     from toolkit.analysis.bases import base_of
 
+    given = {"--pairs": pairs, "--over": over, "--in-domain": in_domain, "--by": by or base, "--paper": paper}
+    _refuse_idle(operation, given)
     opened = open_study(study, root, sets)
-    states = survey(opened.root, opened.study.name, opened.cells)
-    long = measured(opened, states)
+    long = measured(opened, survey(opened.root, opened.study.name, opened.cells))
     table = gaps.spread_gaps(pivot.choose(long, pivot.parse_where(where or [])))
     source = lookup.find("toolkit.analysis.published", paper, "source") if paper else None
     found = (by, base) if by and base else base_of(opened.cells, table)
@@ -77,7 +85,7 @@ def dynamics(
         raise ValueError("no axis of this study has a base that others were made from: say --by COLUMN --base VALUE")
     frame = to_frame(table)
     scores = frame[frame["task"].notna() & frame["metric"].notna()]
-    if source is not None and hasattr(source, "paper_rows") and operation is not Operation.formats:
+    if source is not None and hasattr(source, "paper_rows"):
         scores, found = source.paper_rows(scores), ("train", source.BASE)
     groups = getattr(source, "GROUPS", {})
     if operation in PAIRED and not pairs:
@@ -96,19 +104,21 @@ def dynamics(
     _write(asked.answer(operation), format_, output)
 
 
+def _refuse_idle(operation: Operation, given: dict[str, str]) -> None:
+    for option, value in given.items():
+        if value and operation not in USED[option]:
+            raise ValueError(f"{option} means nothing for {operation}: it is for {', '.join(USED[option])}")
+
+
 def _write(made: "pd.DataFrame", format_: Format, output: Path | None) -> None:
     from toolkit.analysis import formats
 
     if format_ is Format.parquet:
         if output is None:
             raise ValueError("parquet needs a file: -o TABLE.parquet")
-        made.to_parquet(output)
+        made.to_parquet(place_for(output))
         return
-    text = formats.frame_text(made, format_.value)
-    if output is not None:
-        output.write_text(text, encoding="utf-8")
-    else:
-        typer.echo(text, nl=False)
+    write_out(formats.frame_text(made, format_.value), output)
 
 
 def _or_groups(groups: dict[str, Any]) -> str:
@@ -144,9 +154,11 @@ class _Asked:
         from toolkit.analysis import signals
 
         rows, axis = self.rows, "tokens" if "tokens" in self.rows else "step"
-        steps = ["step" if "step" in rows else axis]
-        means = steps if self.over is None else self.over
-        each = [self.by, *steps] if self.over is None else self.over
+        steps = [name for name in ("step", axis) if name in rows][:1]
+        # a mean over a publication's rows and one's own would be of neither
+        apart = ["source"] if "source" in rows and rows["source"].nunique() > 1 else []
+        means = list(dict.fromkeys([*apart, *(steps if self.over is None else self.over)]))
+        each = list(dict.fromkeys([*apart, *([self.by, *steps] if self.over is None else self.over)]))
         asked: dict[Operation, Callable[[], pd.DataFrame]] = {
             Operation.gain: lambda: _without(self.gains()),
             Operation.average: lambda: d.average(self.gains(), self.pairs, means, by=self.by),

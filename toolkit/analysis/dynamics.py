@@ -64,11 +64,16 @@ def average(
 
     mean = sum of value / n over the pairs that have a number; a pair that is listed twice counts twice. sd is their
     standard deviation (n - 1), low and high are Student's t interval of the mean over pairs: it holds the spread
-    between tasks, which is far above sampling error. `missing` pairs have no number (not run, or a base of 0).
+    between tasks, which is far above sampling error. `missing` pairs have no number (not run, a base of 0, or no row
+    at all where others of the same point have one).
 
     Raises:
-        ValueError: a pair that no row has; several rows for one pair (choose shots, format and metric before).
+        ValueError: an unknown column; a pair that no row has; several rows for one pair (choose shots, format and
+            metric before).
     """
+    for name in (by, *over):
+        if name not in gains:
+            raise ValueError(unknown("column", name, map(str, gains.columns)))
     wanted = pd.DataFrame(list(pairs), columns=[by, "task"])
     known = gains[[by, "task"]].drop_duplicates()
     lost = wanted.merge(known, how="left", indicator=True).query("_merge == 'left_only'")
@@ -76,7 +81,7 @@ def average(
         raise ValueError(f"no row of a model with {by} {lost.iloc[0][by]!r} on task {lost.iloc[0]['task']!r}")
     rows = wanted.reset_index(names="pair").merge(gains, on=[by, "task"])
     _one_each(rows, [*_points(rows), "pair"], by)
-    groups = rows.groupby(list(over), sort=True) if over else [((), rows)]
+    groups = rows.groupby(list(over), sort=True, dropna=False) if over else [((), rows)]
     found = []
     for key, part in groups:
         numbers = part[value].dropna().to_numpy(np.float64)
@@ -88,10 +93,18 @@ def average(
             "high": high,
             "sd": sd,
             "n": len(numbers),
-            "missing": len(part) - len(numbers),
+            "missing": len(part) - len(numbers) + _absent(wanted, part, dict(zip(over, key))),
         }
         found.append({**dict(zip(over, key)), **line})
     return pd.DataFrame(found)
+
+
+def _absent(wanted: pd.DataFrame, part: pd.DataFrame, at: Mapping[str, Any]) -> int:
+    """Places of the pairs that have no row in `part`, which is what is at `at`."""
+    names = [name for name in wanted.columns if name in at]
+    asked = wanted[(wanted[names] == [at[name] for name in names]).all(axis=1)]
+    points = [name for name in ("step", "tokens", "seed", "source") if name in part]
+    return int((~asked.index.isin(part["pair"])).sum()) * (len(part[points].drop_duplicates()) if points else 1)
 
 
 def mean_relative_change(
@@ -187,20 +200,22 @@ def revealed_by_tuning(gains: pd.DataFrame, over: str = "tokens") -> pd.DataFram
 
 
 def slopes(frame: pd.DataFrame, over: str = "tokens") -> pd.DataFrame:
-    """How every score moves over log10(`over`): `trends.slope` of each curve of three checkpoints or more."""
+    """How every score moves over log10(`over`): `trends.slope` of each curve of three checkpoints or more, and its
+    p-value adjusted by Holm over all of them."""
     found = []
     for key, part in _curves(frame, over, []):
         found.append({**key, **asdict(slope(part[over], part["value"]))})
-    return pd.DataFrame(found)
+    return _adjusted(found)
 
 
 def breaks(frame: pd.DataFrame, over: str = "tokens") -> pd.DataFrame:
-    """Where the slope of every score changes: `trends.change_point` of each curve of six checkpoints or more."""
+    """Where the slope of every score changes: `trends.change_point` of each curve of six checkpoints or more, and its
+    p-value adjusted by Holm over all of them."""
     found = []
     for key, part in _curves(frame, over, []):
         if len(part) >= 6 and part[over].nunique() >= 5:
             found.append({**key, **asdict(change_point(part[over], part["value"]))})
-    return pd.DataFrame(found)
+    return _adjusted(found)
 
 
 def ranks(gains: pd.DataFrame, over: str = "tokens") -> pd.DataFrame:
@@ -210,6 +225,11 @@ def ranks(gains: pd.DataFrame, over: str = "tokens") -> pd.DataFrame:
     for key, part in _curves(gains.dropna(subset=["gain"]), over, []):
         if len(part) >= 4 and min(part["base"].nunique(), part["value"].nunique()) > 1:
             found.append({**key, **asdict(rank_correlation(part["base"], part["value"]))})
+    return _adjusted(found)
+
+
+def _adjusted(found: Sequence[Mapping[Any, Any]]) -> pd.DataFrame:
+    """The lines as a frame, with p-values adjusted by Holm over all of them."""
     return pd.DataFrame(found).assign(p_holm=holm([line["p"] for line in found]))
 
 

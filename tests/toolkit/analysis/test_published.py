@@ -126,6 +126,11 @@ def test_aggregates_equal_sums_over_the_released_lines(frame: pd.DataFrame) -> N
     for train, changes in apart.items():
         assert found["mean"][train] == pytest.approx(sum(changes) / len(changes)) and found["n"][train] == len(changes)
     assert found["missing"].to_dict() == {"mnli": 1, "paws": 2, "socialiqa": 0, "xsum": 0}
+    for pairs, trained in ((amuro.CLASSES_TO_TEXTS, ("mnli", "paws")), (amuro.TEXTS_TO_CLASSES, ("xsum", "socialiqa"))):
+        assert {train for train, _ in pairs} == set(trained) and len(pairs) == 4
+    (worse,) = mean_relative_change(gains, amuro.CLASSES_TO_TEXTS, [])["mean"]
+    (kept,) = mean_relative_change(gains, amuro.TEXTS_TO_CLASSES, [])["mean"]
+    assert (round(worse, 3), round(kept, 3)) == (-0.615, 0.003)  # as the authors' notebook gives on the same files
     moved = transfer(gains, amuro.IN_DOMAIN, amuro.OUT_OF_DOMAIN, ["train"]).set_index("train")
     tuned_main, base_main = "olmo1b_hf_main_mnli_3epoch_2e-6_4shots", "olmo1b_original_hf_4shots"
     at_main = average(gains[gains["step"] == amuro.MAIN], amuro.OUT_OF_DOMAIN, ["train"]).set_index("train")

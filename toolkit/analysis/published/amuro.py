@@ -54,6 +54,10 @@ OUT_OF_DOMAIN = (
 )  # fmt: skip
 _MAIN_TASK = {"mnli": "mnli_matched", "paws": "paws", "socialiqa": "socialiqa", "xsum": "xsum"}
 CROSS_TASK = tuple((t, task) for t in _MAIN_TASK for other, task in _MAIN_TASK.items() if other != t)
+# The authors' notebook averages these by direction, too: from tasks answered by a word to those that write, and back.
+_CLASSES, _TEXTS = ("mnli", "paws"), ("xsum", "socialiqa")
+CLASSES_TO_TEXTS = tuple((t, task) for t, task in CROSS_TASK if t in _CLASSES and task in _TEXTS)
+TEXTS_TO_CLASSES = tuple((t, task) for t, task in CROSS_TASK if t in _TEXTS and task not in _TEXTS)
 LEARNED_IN_TUNING = (*IN_DOMAIN, ("tulu", "boolq"))
 LEARNED_IN_PRETRAINING = tuple(
     ("tulu", task) for task in ("sciq", "hellaswag", "arc_challenge", "arc_easy", "openbookqa", "sciq")
@@ -62,6 +66,7 @@ LEARNED_IN_PRETRAINING = tuple(
 # What `tidemark dynamics --paper amuro` calls the pairs.
 GROUPS = {
     "in-domain": IN_DOMAIN, "out-of-domain": OUT_OF_DOMAIN, "cross-task": CROSS_TASK,
+    "classes-to-texts": CLASSES_TO_TEXTS, "texts-to-classes": TEXTS_TO_CLASSES,
     "learned-in-tuning": LEARNED_IN_TUNING, "learned-in-pretraining": LEARNED_IN_PRETRAINING,
 }  # fmt: skip
 ABOUT = {  # figure -> what it shows
