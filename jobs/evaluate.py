@@ -126,7 +126,8 @@ def _model(spec: Spec, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any
     assert inputs.model is not None
     model = Model(folder=inputs.model.path, precision=spec.precision, max_length=spec.max_length)
     gpus = sorted(set(machine()["gpus"]))
-    who = identity(inputs.model, model.folder, precision=spec.precision, max_length=spec.max_length, gpus=gpus)
+    where = {"gpus": gpus} if gpus else {"threads": ctx.resources.threads}  # what else decides the last bits
+    who = identity(inputs.model, model.folder, precision=spec.precision, max_length=spec.max_length, **where)
     answers = Answers(ctx.state / "answers" / who, _shared(spec, who, ctx))
     watch = Watch(report=lambda done, total: ctx.progress(done, total, unit="request"), stop=lambda: ctx.stop_requested)
     results = evaluate(
@@ -138,6 +139,7 @@ def _model(spec: Spec, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any
     lost = results["truncated"]
     counts = {"items": len(items), "truncated_requests": sum(lost.values())}
     counts |= {f"{task}/truncated_requests": count for task, count in lost.items()}
+    counts |= {f"{task}/left_out": count for task, count in rows.left_out(results).items()}
     return {**counts, **{f"{r['task']}/{r['metric']}": r["value"] for r in measured}}
 
 

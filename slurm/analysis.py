@@ -68,9 +68,15 @@ def compare(
 
     opened = open_study(study, root, sets)
     states = survey(opened.root, opened.study.name, opened.cells)
+    pairs = _pairs(opened, states, first, second)
+    _check_tasks(opened, pairs, on or ())
     lines: list[Compared] = []
-    for one, two in _pairs(opened, states, first, second):
-        lines += _compare_cells(opened, one, two, on, metric, confidence, any_harness)
+    for one, two in pairs:
+        lines += _compare_cells(opened, one, two, on or (), metric, confidence, any_harness)
+    if not lines:
+        raise ValueError(
+            f"no task of these cells has the metric {metric!r}: leave --metric out, or look into items.parquet"
+        )
     adjusted = holm([line.found.p for line in lines])
     level = 1 - confidence
     rows = [
@@ -107,7 +113,7 @@ def _print_comparisons(first: str, second: str, rows: Sequence[dict[str, Any]]) 
     tests_ = ", ".join(dict.fromkeys(row["test"] for row in rows))
     out.print(f"A: {escape(first)}  B: {escape(second)}  [dim]{metrics}; {tests_}[/]")
     # a terminal may be narrower: a table that wraps is read, one that is cut is not
-    Console(highlight=False, width=max(out.width, 160)).print(table)
+    Console(highlight=False, width=max(out.width, 1000)).print(table)
     for row in rows:
         if row["alone"]:
             err.print(f"[yellow]{row['alone']} items of {escape(row['task'])} are in one cell only: left out[/]")
@@ -152,8 +158,18 @@ def _side(opened: Opened, states: dict[str, CellState], words: str) -> tuple[lis
     return cells, set(wanted)
 
 
+def _check_tasks(opened: Opened, pairs: Sequence[tuple[Cell, Cell]], on: Sequence[str]) -> None:
+    """Of several stages each has tasks of its own: a task that was asked for must be one of any pair."""
+    from toolkit.analysis.items import shared_tasks
+
+    known = {task for pair in pairs for task in shared_tasks(*(folder(opened.root, cell) for cell in pair))}
+    for task in on:
+        if task not in known:
+            raise ValueError(lookup.unknown("task", task, known))
+
+
 def _compare_cells(
-    opened: Opened, one: Cell, two: Cell, on: Sequence[str] | None, metric: str, confidence: float, any_harness: bool
+    opened: Opened, one: Cell, two: Cell, on: Sequence[str], metric: str, confidence: float, any_harness: bool
 ) -> list[Compared]:
     from toolkit.analysis import guards, items
     from toolkit.analysis.paired import compare as compare_scores
@@ -167,12 +183,13 @@ def _compare_cells(
             "Evaluate both with one version, or say --any-harness"
         )
     found = []
-    for task in on or items.shared_tasks(*folders):
-        tables = [items.read(path, task) for path in folders]
+    for task, tables in items.parts([items.read_all(path) for path in folders]).items():
+        if on and tables[0]["task"][0].as_py() not in on or metric and metric not in items.metrics(*tables):
+            continue
         for warning in guards.single_class(tables[0]):
             err.print(f"[yellow]{escape(warning)}[/]")
         sides = items.pair(tables[0], tables[1], metric)
-        scores = compare_scores(sides.first, sides.second, confidence)
+        scores = compare_scores(sides.first, sides.second, confidence, metric=sides.metric)
         found.append(
             Compared(
                 place=_shared(one, two),

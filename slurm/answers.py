@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 
 from slurm.status import log_path
-from slurm.terminal import DEFAULT_ROOT, Opened, Root, Sets, StudyPath, err, open_study, out
+from slurm.terminal import DEFAULT_ROOT, Opened, Root, Sets, StudyPath, err, open_study, out, place_for, write_out
 from toolkit import lookup
 from toolkit.plan import CellState, folder, survey
 from toolkit.study import axes
@@ -65,8 +65,9 @@ def table(
         err.print(f"suspect checkpoint: {escape(suspect)}")
     if paper:
         if not any_harness:
-            guards.one_harness(_own(long), long.column_names, values)
+            guards.one_harness(own_rows(long), long.column_names, values)
         long = _beside(paper, long)
+    pivot.check_columns(long, names_of(f"{rows},{cols},{mean_over}"))
     chosen = pivot.parse_where(where or [])
     listed = pivot.choose(long, chosen)
     format_ = Format.latex if latex else format_
@@ -78,15 +79,12 @@ def table(
     if format_ is Format.parquet:
         if output is None:
             raise ValueError("parquet needs a file: -o TABLE.parquet")
-        formats.to_parquet(data, output)
+        formats.to_parquet(data, place_for(output))
         return
     text = {Format.markdown: formats.to_markdown, Format.csv: formats.to_csv, Format.latex: formats.to_latex}[format_](
         data
     )
-    if output is not None:
-        output.write_text(text, encoding="utf-8")
-    else:
-        typer.echo(text, nl=not text.endswith("\n"))
+    write_out(text, output)
 
 
 def _beside(paper: str, long: "pa.Table") -> "pa.Table":
@@ -101,7 +99,7 @@ def _beside(paper: str, long: "pa.Table") -> "pa.Table":
     return pa.Table.from_pandas(source.beside(to_frame(gaps.spread_gaps(long))), preserve_index=False)
 
 
-def _own(long: "pa.Table") -> "pa.Table":
+def own_rows(long: "pa.Table") -> "pa.Table":
     """The rows that nobody published."""
     import pyarrow.compute as pc
 
@@ -126,7 +124,7 @@ def report(
     failed = [cell for cell in opened.cells if states[cell.fingerprint].state == "failed"]
     logs = {cell.fingerprint: log_path(opened.root, cell) for cell in failed}
     path = write_report(
-        output or opened.root / f"{opened.study.name}.html",
+        place_for(output or opened.root / f"{opened.study.name}.html"),
         name=opened.study.name,
         text="".join(f"# --set {word}\n" for word in sets or ()) + study.read_text(encoding="utf-8"),
         cells=opened.cells,

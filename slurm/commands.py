@@ -35,6 +35,7 @@ from slurm.terminal import (
     out,
     print_json,
     stop,
+    write_out,
 )
 from toolkit import lookup
 from toolkit import plan as plan_module
@@ -73,7 +74,7 @@ def plan(
     if graph is not None:
         from toolkit.analysis.graph import dag_svg
 
-        graph.write_text(dag_svg(stages), encoding="utf-8")
+        write_out(dag_svg(stages), graph)
     if cluster is not None:
         forecast.show(opened, cluster, states, as_json)
     elif as_json:

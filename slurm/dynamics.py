@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from slurm.answers import Format, measured, names_of
-from slurm.terminal import DEFAULT_ROOT, Root, Sets, StudyPath, open_study
+from slurm.terminal import DEFAULT_ROOT, Root, Sets, StudyPath, open_study, place_for, write_out
 from toolkit import lookup
 from toolkit.plan import survey
 
@@ -77,8 +77,7 @@ def dynamics(
     given = {"--pairs": pairs, "--over": over, "--in-domain": in_domain, "--by": by or base, "--paper": paper}
     _refuse_idle(operation, given)
     opened = open_study(study, root, sets)
-    states = survey(opened.root, opened.study.name, opened.cells)
-    long = measured(opened, states)
+    long = measured(opened, survey(opened.root, opened.study.name, opened.cells))
     table = gaps.spread_gaps(pivot.choose(long, pivot.parse_where(where or [])))
     source = lookup.find("toolkit.analysis.published", paper, "source") if paper else None
     found = (by, base) if by and base else base_of(opened.cells, table)
@@ -117,13 +116,9 @@ def _write(made: "pd.DataFrame", format_: Format, output: Path | None) -> None:
     if format_ is Format.parquet:
         if output is None:
             raise ValueError("parquet needs a file: -o TABLE.parquet")
-        made.to_parquet(output)
+        made.to_parquet(place_for(output))
         return
-    text = formats.frame_text(made, format_.value)
-    if output is not None:
-        output.write_text(text, encoding="utf-8")
-    else:
-        typer.echo(text, nl=False)
+    write_out(formats.frame_text(made, format_.value), output)
 
 
 def _or_groups(groups: dict[str, Any]) -> str:
@@ -159,9 +154,11 @@ class _Asked:
         from toolkit.analysis import signals
 
         rows, axis = self.rows, "tokens" if "tokens" in self.rows else "step"
-        steps = ["step" if "step" in rows else axis]
-        means = steps if self.over is None else self.over
-        each = [self.by, *steps] if self.over is None else self.over
+        steps = [name for name in ("step", axis) if name in rows][:1]
+        # a mean over a publication's rows and one's own would be of neither
+        apart = ["source"] if "source" in rows and rows["source"].nunique() > 1 else []
+        means = list(dict.fromkeys([*apart, *(steps if self.over is None else self.over)]))
+        each = list(dict.fromkeys([*apart, *([self.by, *steps] if self.over is None else self.over)]))
         asked: dict[Operation, Callable[[], pd.DataFrame]] = {
             Operation.gain: lambda: _without(self.gains()),
             Operation.average: lambda: d.average(self.gains(), self.pairs, means, by=self.by),

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from slurm.answers import AnyHarness, folders_of, measured, names_of
-from slurm.terminal import DEFAULT_ROOT, Root, Sets, StudyPath, err, open_study, out
+from slurm.answers import AnyHarness, folders_of, measured, names_of, own_rows
+from slurm.terminal import DEFAULT_ROOT, Root, Sets, StudyPath, err, open_study, out, place_for
 from toolkit import lookup
 from toolkit.plan import survey
 
@@ -43,7 +43,7 @@ def figure(
     ] = Kind.curves,
     over: Annotated[str, typer.Option(help="The axis of checkpoints; tokens, or else step, by default.")] = "",
     lines: Annotated[str, typer.Option(help="Columns that tell lines apart; by default all that differ.")] = "",
-    panels: Annotated[str, typer.Option(help="Columns that tell panels apart.")] = "task,metric",
+    panels: Annotated[str, typer.Option(help="Columns that tell panels apart; task,metric by default.")] = "",
     signal: Annotated[
         str,
         typer.Option(
@@ -69,20 +69,20 @@ def figure(
     """
     from toolkit.analysis import charts, contents, gaps, guards, pivot, plots, to_frame
 
-    if bool(signal) != (kind is Kind.signal):
-        raise ValueError("--signal STAGE.METRIC and --kind signal go together")
+    given = {"--over": over, "--lines": lines, "--panels": panels, "--scale": scale, "--signal": signal}
+    _refuse_idle("--paper" if paper else kind.value, {**given, "--kind": kind is not Kind.curves}, output)
     opened = open_study(study, root, sets)
-    states = survey(opened.root, opened.study.name, opened.cells)
-    long = measured(opened, states)
+    long = measured(opened, states := survey(opened.root, opened.study.name, opened.cells))
     table = gaps.spread_gaps(pivot.choose(long, pivot.parse_where(where or [])))
     frame = to_frame(table)
     frame = frame[frame["task"].notna() & frame["metric"].notna()]
     chosen = scale.value if scale else None
+    if not any_harness and paper:
+        guards.one_harness(own_rows(table))
     if paper:
-        _draw_paper(paper, frame, chosen, output)
-        return
-    shown = names_of(panels)
-    over = over or ("tokens" if "tokens" in frame else "step")
+        return _draw_paper(paper, frame, chosen, output)
+    shown = names_of(panels or "task,metric")
+    over = over or _axis(frame)
     told = names_of(lines) or _differ(frame, gaps.keys(table), {over, "step", "tokens", "seed", *shown})
     charts.check_columns(frame, [*([] if kind is Kind.signal else [over]), *told, *shown])
     if not any_harness:
@@ -90,11 +90,34 @@ def figure(
     if kind is Kind.signal:
         made = _beside(to_frame(gaps.spread_gaps(long)), frame, signal, told)
     elif kind is Kind.heat:
-        made = charts.heat(frame.dropna(subset=[over]), over)
+        made = charts.heat(frame, over)
     else:
         chance = contents.chances(opened.cells, folders_of(opened, states))
         made = charts.curves(frame, over, told, shown, chance=chance)
-    out.print(escape(str(plots.save(plots.draw(made, chosen), output))))
+    out.print(escape(str(plots.save(plots.draw(made, chosen), place_for(output)))))
+
+
+def _refuse_idle(drawn: str, given: dict[str, object], output: Path) -> None:
+    """What means nothing for what is drawn would be accepted and ignored."""
+    if bool(given["--signal"]) != (drawn == "signal"):
+        raise ValueError("--signal STAGE.METRIC and --kind signal go together")
+    used = {
+        "curves": {"--over", "--lines", "--panels", "--scale"},
+        "heat": {"--over", "--kind"},
+        "signal": {"--lines", "--signal", "--kind"},
+        "--paper": {"--scale"},
+    }
+    idle = [option for option, value in given.items() if value and option not in used[drawn]]
+    if idle:
+        raise ValueError(f"{idle[0]} means nothing for {drawn}: leave it out")
+    if drawn == "--paper" and output.suffix in (".pdf", ".png", ".svg"):
+        raise ValueError(f"--paper writes many figures: give -o a folder, not {str(output)!r}")
+
+
+def _axis(frame: "pd.DataFrame") -> str:
+    """Tokens, unless there is a step of a model whose tokens a step nobody said."""
+    steps = frame["step"].count() if "step" in frame else 0
+    return "tokens" if "tokens" in frame and frame["tokens"].count() >= max(1, steps) else "step"
 
 
 def _differ(frame: "pd.DataFrame", names: Sequence[str], fixed: set[str]) -> list[str]:
@@ -108,6 +131,8 @@ def _beside(whole: "pd.DataFrame", scores: "pd.DataFrame", signal: str, lines: S
     from toolkit.analysis.signals import beside
 
     pairs = beside(whole, signal, scores)
+    if pairs.empty:
+        raise ValueError(f"no score that was chosen has the coordinates of {signal!r}: there is nothing to draw")
     metrics = " and ".join(pairs["metric"].unique())
     told = [name for name in [*lines, "task"] if name in pairs and pairs[name].nunique(dropna=False) > 1]
     return charts.scatter(pairs.rename(columns={"value": metrics}), signal, metrics, list(dict.fromkeys(told)))

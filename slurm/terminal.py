@@ -92,6 +92,29 @@ def print_json(content: Any) -> None:
     sys.stdout.write(json.dumps(content, indent=1, default=str) + "\n")
 
 
+def write_out(text: str, output: Path | None) -> None:
+    """Print a text, or write it to the file that was asked for."""
+    if output is None:
+        typer.echo(text, nl=not text.endswith("\n"))
+    else:
+        place_for(output).write_text(text, encoding="utf-8")
+
+
+def place_for(output: Path) -> Path:
+    """The file that a person asked for, with the folders above it.
+
+    Raises:
+        ValueError: a folder has its name, or a file has that of a folder above it.
+    """
+    if output.is_dir():
+        raise ValueError(f"{str(output)!r} is a folder: name a file in it")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ValueError(f"{str(output)!r} cannot be written: a file has the name of a folder above it") from None
+    return output
+
+
 def stop(message: str, code: int) -> NoReturn:
     err.print(f"[red]{escape(message)}[/]")
     raise typer.Exit(code)

@@ -27,7 +27,7 @@ from slurm.terminal import (
     print_json,
     stop,
 )
-from toolkit import provenance
+from toolkit import lookup, provenance
 from toolkit.checkpoints.compact import WORK, is_at_work
 from toolkit.checkpoints.whole import base_of
 from toolkit.expand import choose, slug
@@ -130,6 +130,8 @@ def adopt(
     """
     root = root.expanduser().absolute()
     check_root(root)
+    if published:
+        lookup.find("toolkit.analysis.published", published, "source")
     made = adoption.adopt(root, path=path, label=slug(label or path.resolve().name))
     out.print(f"{escape(str(made))}  [dim]{record.read(made)['fingerprint']}[/]")
     if published:

@@ -18,6 +18,7 @@ from jobs import evaluate
 from jobs.evaluate import Inputs, Spec
 from tests.toolkit.generation.tiny import Tiny, context, save
 from tests.toolkit.generation.tiny import tiny as build
+from toolkit.data.splits import open_split
 from toolkit.stage import Artifact, Interrupted, gather
 
 LOCAL = ("bios_qa", "bios_qa_cloze", "instructions", "instructions_likelihood")
@@ -194,8 +195,11 @@ def test_piqa_from_a_local_data_set(tiny: Tiny, tmp_path: Path) -> None:
 
 
 def test_limit_and_progress(tiny: Tiny, tmp_path: Path) -> None:
-    go(tmp_path, {"model": tiny.model, "data": tiny.people}, tasks=("bios_qa", "bios_qa_cloze"), limit=3)
+    told = go(tmp_path, {"model": tiny.model, "data": tiny.people}, tasks=("bios_qa", "bios_qa_cloze"), limit=3)
     assert {row["n"] for row in rows(tmp_path).values()} == {3}
+    assert (
+        told["bios_qa/left_out"] == told["bios_qa_cloze/left_out"] == len(open_split(tiny.people.path, "heldout")) - 3
+    )
     assert '"unit": "request"' in (tmp_path / "state" / "progress.json").read_text()
 
 

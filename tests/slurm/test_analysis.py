@@ -191,6 +191,7 @@ def test_two_harnesses_in_one_table_are_refused_unless_said(home: Path) -> None:
     words = ("table", home / "study.yaml", "--root", root, "--rows", "step,shots", "--cols", "task", "--values", "acc")
     refused = str(tidemark(*words).exception)
     assert "'acc' of task 'rte' was scored by amuro and by olmo-eval" in refused and "--any-harness" in refused
+    assert "unknown column 'tsk'; did you mean 'task'" in str(tidemark(*words[:-3], "tsk").exception)
     assert "0.527" in tidemark(*words, "--any-harness").stdout
     assert tidemark(*words, "--where", "harness=amuro").exit_code == 0
     assert tidemark("table", home / "study.yaml", "--root", root).exit_code == 0  # the long table shows the harness
@@ -202,7 +203,8 @@ def test_check_lists_what_a_reader_would_object_to(home: Path) -> None:
     for said in ("acc of qqp is 0.99", "all 20 items of single have one gold answer", "harnesses do not compare"):
         assert sum(said in finding for finding in found) == 1, found
     with pytest.raises(ValueError, match="unknown source 'amaro'; did you mean 'amuro'"):
-        raise tidemark("adopt", "--published", "amaro", home / "released", "--root", home / "root").exception or OSError
+        raise tidemark("adopt", "--published", "amaro", home / "released", "--root", home / "none").exception or OSError
+    assert not list((home / "none").rglob(record.RECORD))  # a wrong name adopts nothing
 
 
 def test_figures_are_written_for_print(home: Path) -> None:
@@ -217,9 +219,27 @@ def test_figures_are_written_for_print(home: Path) -> None:
     assert "unknown column 'harnes'; did you mean" in str(
         tidemark(*words, "-o", home / "x.pdf", "--lines", "harnes").exception
     )
+    for idle, kind in (("--lines=shots", "heat"), ("--scale=log", "signal"), ("--panels=task", "heat")):
+        more = ["--signal", "paper.acc@rte"] if kind == "signal" else []
+        told = str(tidemark(*words, "-o", home / "x.pdf", "--kind", kind, idle, *more).exception)
+        assert f"{idle.split('=')[0]} means nothing for {kind}" in told
+    told = str(tidemark(*words[:4], "-o", home / "x.pdf", "--where", "stage=scores").exception)
+    assert "no row that was chosen has a coordinate of 'step'" in told  # its tokens are of the paper's rows
+    for idle in ("--kind=heat", "--lines=shots", "--over=step"):
+        told = str(tidemark(*words, "-o", home / "all", "--paper", "amuro", idle).exception)
+        assert f"{idle.split('=')[0]} means nothing for --paper" in told
+    assert "give -o a folder" in str(tidemark(*words, "-o", home / "all.pdf", "--paper", "amuro").exception)
     refused = tidemark(*words, "-o", home / "all", "--paper", "amuro")
     assert "no figure of 'amuro' can be drawn" in str(refused.exception) and not (home / "all").exists()
     assert refused.stderr.count("is not drawn: no row") == len(amuro.ABOUT)
+
+
+def test_an_answer_is_written_where_it_was_asked_for(home: Path) -> None:
+    words = ("table", home / "study.yaml", "--root", home / "root", "--where", "stage=scores", "-o")
+    assert tidemark(*words, home / "new" / "folders" / "t.md").exit_code == 0
+    assert "exact_match" in (home / "new" / "folders" / "t.md").read_text()
+    assert "is a folder: name a file in it" in str(tidemark(*words, home).exception)
+    assert "a file has the name of a folder above it" in str(tidemark(*words, home / "study.yaml" / "t.md").exception)
 
 
 GRADED = """name: graded
@@ -259,6 +279,7 @@ def graded(tmp_path_factory: pytest.TempPathFactory) -> Path:
         version = "0.4.12" if cell.coords.get("model") == "tuned" else "0.4.13"
         made = {"identity": {"packages": {"lm_eval": version}}}
         cut = {"truncated_requests": 7, "piqa/truncated_requests": 7, "boolq/truncated_requests": 0}
+        cut |= {"piqa/left_out": 9805} if n == 10 else {}
         spec = {"spec": cell.spec, "inputs": {}, "metrics": cut, "provenance": made}
         record.commit(root, job=cell.job, label=cell.label, fingerprint=cell.fingerprint, out=out, record=spec)
     return here
@@ -273,6 +294,7 @@ def test_each_guard_speaks_on_the_command_line(graded: Path) -> None:
         "all 20 items of boolq have one gold answer",
         "scored by lm_eval 0.4.12 and by lm_eval 0.4.13",
         "up to 7 prompts of piqa were longer than the context in 2 cells of scores",
+        "up to 9805 items of piqa were not scored in 1 cells of few: a limit is in the spec",
     ):
         assert said in found, found
     mixed = ("table", *words, "--rows", "model", "--cols", "task", "--values", "acc", "--where", "stage=scores")
@@ -309,7 +331,8 @@ AMURO = Path(__file__).parents[3] / "shared" / "amuro"
 
 
 BESIDE = f"""{PAPER}  mine: {{path: mine}}
-  scores: {{job: evaluate, inputs: {{model: mine}}, spec: {{tasks: [mnli_matched]}}, axes: {{shots: [0, 4]}}}}
+  scores: {{job: evaluate, inputs: {{model: mine}}, spec: {{tasks: [mnli_matched]}},
+           axes: {{shots: [0, 4], train: {{base: {{seed: 1}}, mnli: {{seed: 2}}}}}}}}
 """
 
 
@@ -343,6 +366,14 @@ def test_a_table_has_ones_own_rows_beside_the_papers(tmp_path: Path) -> None:
     assert ["1000", "0.354 [0.345, 0.364]", "--"] in lines
     (own,) = [line for line in lines[1:] if line[2] != "--"]
     assert own[2].startswith("0.250 [") and own[1] == "--"
+    drawn = ("figure", study, "--root", tmp_path, "-o", tmp_path / "figures", "--paper", "amuro")
+    assert "scored by lm_eval 0.4.0 and by lm_eval 0.4.4" in str(tidemark(*drawn).exception)
+    pairs = ("average", "--paper", "amuro", "--pairs", "mnli:mnli_matched,mnli:rte", "--over", "-", "--format", "csv")
+    done = tidemark("dynamics", study, *pairs, "--root", tmp_path)
+    assert done.exit_code == 0, done.exception
+    means = [line.split(",") for line in done.stdout.splitlines()]
+    assert means[0] == ["source", "mean", "low", "high", "sd", "n", "missing"] and means[2][0] == "paper"
+    assert (means[1][0], float(means[1][1]), means[1][5:]) == ("own", 0.0, ["1", "1"])  # its mean is not the paper's
     wrong = tidemark("table", study, "--root", tmp_path, "--paper", "amaro", "--any-harness")
     assert "unknown source 'amaro'; did you mean 'amuro'" in str(wrong.exception)
 

@@ -17,7 +17,7 @@ from toolkit.analysis.axis import Scale, categories, compact_all, scales
 from toolkit.analysis.formats import number
 from toolkit.analysis.gaps import NUMBERS, show
 from toolkit.analysis.payload import spelled
-from toolkit.analysis.stats import PROPORTIONS, intervals, mean_interval, z_score
+from toolkit.analysis.stats import PROPORTIONS, intervals, mean_interval, plain, z_score
 from toolkit.analysis.trends import rank_correlation
 from toolkit.lookup import unknown
 
@@ -89,10 +89,11 @@ def curves(
         chance: task -> the score of guessing.
 
     Raises:
-        ValueError: an unknown column, or several rows at one point (which columns differ).
+        ValueError: an unknown column, no row with a coordinate of `over`, or several rows at one point (which columns
+            differ).
     """
     check_columns(frame, [over, value, *lines, *panels])
-    rows = frame.dropna(subset=[over]).sort_values(over, kind="stable")
+    rows = _placed(frame, over).sort_values(over, kind="stable")
     coordinates = sorted(rows[over].unique().tolist())
     places = {coordinate: i for i, coordinate in enumerate(coordinates)}
     found = []
@@ -109,8 +110,12 @@ def curves(
     )  # fmt: skip
 
 
-def bars(averages: pd.DataFrame, x: str, group: str | None = None, title: str = "") -> Chart:
+def bars(
+    averages: pd.DataFrame, x: str, group: str | None = None, title: str = "", measure: str = "mean"
+) -> Chart:  # fmt: skip
     """Bars of `mean` with `low` and `high` (of `dynamics.average`) at each `x`, side by side for each `group`.
+
+    measure: what it is a mean of, for the axis.
 
     Raises:
         ValueError: an unknown column.
@@ -130,7 +135,7 @@ def bars(averages: pd.DataFrame, x: str, group: str | None = None, title: str = 
         kind="bars",
         axis=x,
         panels=(Panel(title=title, series=tuple(sets)),),
-        measure="mean",
+        measure=measure,
         scales=categories(labels, x),
     )
 
@@ -142,11 +147,12 @@ def heat(frame: pd.DataFrame, rows: str = "step", cols: str = "task", value: str
         ValueError: an unknown column, or several rows in one place (which columns differ).
     """
     check_columns(frame, [rows, cols, value])
+    frame = _placed(frame, rows)
     _refuse_several(frame, [rows, cols])
     labels = list(dict.fromkeys(frame[cols]))
     series: list[Series] = []
     names = compact_all(sorted(set(frame[rows].dropna())))
-    for key, part in _groups(frame.dropna(subset=[rows]).sort_values(rows, kind="stable"), [rows]):
+    for key, part in _groups(frame.sort_values(rows, kind="stable"), [rows]):
         numbers = part[[cols, value]].itertuples(index=False, name=None)
         heads = (f"{rows} {show(key[0])}",)
         points = [_told(Point(at=labels.index(at), value=_float(v)), *heads, f"{cols} {show(at)}") for at, v in numbers]
@@ -214,6 +220,13 @@ def _plain(thing: Any) -> Any:
         if isinstance(thing, np.integer)
         else thing if thing is None or isinstance(thing, (int, bool)) else spelled(str(thing))
     )
+
+
+def _placed(frame: pd.DataFrame, over: str) -> pd.DataFrame:
+    rows = frame.dropna(subset=[over])
+    if rows.empty:
+        raise ValueError(f"no row that was chosen has a coordinate of {over!r}: there is nothing to draw")
+    return rows
 
 
 def check_columns(frame: pd.DataFrame, names: Sequence[str]) -> None:
@@ -287,7 +300,7 @@ def _float(value: Any) -> float:
 def _chance(part: pd.DataFrame, value: str, chance: Mapping[str, float]) -> float | None:
     """The level of guessing, where the panel shows right and wrong answers of one task."""
     tasks, metrics = part["task"].unique(), part["metric"].unique()
-    shares = all(str(m).split(",")[0] in PROPORTIONS for m in metrics)
+    shares = all(plain(str(m)) in PROPORTIONS for m in metrics)
     return chance.get(tasks[0]) if len(tasks) == 1 and value == "value" and shares else None
 
 

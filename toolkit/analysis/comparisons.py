@@ -11,9 +11,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from toolkit.analysis import items
 from toolkit.analysis.gaps import show
 from toolkit.analysis.paired import Comparison, compare
@@ -127,11 +124,10 @@ def comparisons(wanted: Sequence[Pair], folders: Mapping[str, Path]) -> Compared
             continue
         if len(done) >= MOST or spent >= ITEMS:
             return _adjusted(done, len(wanted) - number, notes)
-        tables = [read(path) for path in paths]
-        for task in _shared(*tables):
+        for task, tables in items.parts([read(path) for path in paths]).items():
             try:
-                sides = items.pair(*(table.filter(pc.equal(table["task"], task)) for table in tables))
-                found = compare(sides.first, sides.second)
+                sides = items.pair(*tables)
+                found = compare(sides.first, sides.second, metric=sides.metric)
             except ValueError as error:  # a pair that is none is told, and the others are shown
                 notes[f"{pair.place}, {task}: {error}"] = None
                 continue
@@ -149,11 +145,6 @@ def _adjusted(done: Sequence[tuple[Pair, str, str, Comparison]], left_out: int, 
     return Compared(rows=rows, left_out=left_out, notes=list(notes)[:20])
 
 
-def _shared(one: pa.Table, two: pa.Table) -> list[str]:
-    other = set(pc.unique(two["task"]).to_pylist())
-    return [task for task in pc.unique(one["task"]).to_pylist() if task in other]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Seeds:
     """The spread between the seeds of one place of a stage."""
@@ -164,15 +155,22 @@ class Seeds:
     found: Spread
 
 
-def seed_spreads(cells: Sequence[Cell], folders: Mapping[str, Path]) -> list[Seeds]:
-    """For cells that differ in `seed` alone; at most `MOST`."""
+def seed_spreads(cells: Sequence[Cell], folders: Mapping[str, Path]) -> tuple[list[Seeds], list[str]]:
+    """For cells that differ in `seed` alone; at most `MOST`. And why others have none: a seed of the data itself, say,
+    asks other questions."""
     found: list[Seeds] = []
+    notes: dict[str, None] = {}
     for members in _stages(cells, folders).values():
         for group in _alike(members, "seed").values():
-            tables = [items.read_all(folders[cell.fingerprint]) for cell in group]
-            for task in _shared(tables[0], tables[-1]) if len(group) > 1 and len(found) < MOST else ():
-                of_task = [table.filter(pc.equal(table["task"], task)) for table in tables]
-                metric = items.pair(of_task[0], of_task[1]).metric
-                scores = items.stack(of_task, metric)
-                found.append(Seeds(place=_place(group[0], "seed"), task=task, metric=metric, found=spread(scores)))
-    return found
+            if len(group) < 2 or len(found) >= MOST:
+                continue
+            place = _place(group[0], "seed")
+            for task, tables in items.parts([items.read_all(folders[cell.fingerprint]) for cell in group]).items():
+                try:
+                    metric = items.pair(tables[0], tables[1]).metric
+                    spread_ = spread(items.stack(tables, metric))
+                except ValueError as error:
+                    notes[f"{place}, {task}: no spread between seeds: {error}"] = None
+                    continue
+                found.append(Seeds(place=place, task=task, metric=metric, found=spread_))
+    return found, list(notes)[:20]

@@ -2,6 +2,7 @@
 signals, weights, figures. Each of these is there where the study has what it needs."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,11 @@ if TYPE_CHECKING:
 ROWS = 10_000  # of a table that dynamics, signals and figures are worked out for, which takes some ten seconds
 STUDENT = 200  # degrees of freedom that the page has a quantile for
 SCATTERS = 12
+SAID = {  # of what the record of an evaluation counts: how many, the task, in how many cells, of which stage
+    "truncated_requests": "up to {} prompts of {} were longer than the context in {} cells of {}: their first tokens, "
+    "hence demonstrations, were dropped; ask with fewer shots",
+    "left_out": "up to {} items of {} were not scored in {} cells of {}: a limit is in the spec",
+}
 LIKELY = 0.05  # ties that are no less likely than this are no finding
 
 
@@ -44,6 +50,7 @@ def contents(table: pa.Table, cells: Sequence[Cell], folders: Mapping[str, Path]
     over, base = checkpoint_axis(keys(table)), base_of(cells, table)
     compared = comparisons(pairs(cells, folders, base, over), folders)
     sizes = weights.measured(cells, folders)
+    seeds, unpaired = seed_spreads(cells, folders)
     frame = to_frame(spread_gaps(table)) if (over or sizes) and table.num_rows <= ROWS else None
     tables = summaries(frame, *base, over) if frame is not None and base and over else []
     if frame is None and base and over:
@@ -62,8 +69,8 @@ def contents(table: pa.Table, cells: Sequence[Cell], folders: Mapping[str, Path]
     return {
         "page": _page(table, chances(cells, folders), over, base),
         "findings": findings(table, cells, folders),
-        "compared": compared,
-        "seeds": seed_spreads(cells, folders),
+        "compared": replace(compared, notes=[*compared.notes, *unpaired]),
+        "seeds": seeds,
         "base": base,
         "summaries": tables,
         "signals": listed,
@@ -108,12 +115,14 @@ def to_json_scale(scale: Any) -> dict[str, Any]:
 
 
 def _follows(table: pa.Table, axis: str, other: str) -> bool:
-    """Whether a coordinate of `axis` decides that of `other`, as a step decides its tokens; only numbers follow."""
+    """Whether a coordinate of `axis` decides that of `other` where there is one, as a step decides its tokens; only
+    numbers follow."""
     one, two = table[axis], table[other]
     if any(pa.types.is_dictionary(column.type) for column in (one, two)):
         return False
-    both = table.select([axis, other]).group_by([axis, other]).aggregate([]).num_rows
-    return both == len(one.unique()) and len(two.unique()) == both
+    both = table.select([axis, other]).group_by([axis, other]).aggregate([])
+    known = both[other].drop_null()
+    return both.num_rows == len(one.unique()) and 0 < len(known) == len(known.unique())
 
 
 def chances(cells: Sequence[Cell], folders: Mapping[str, Path]) -> dict[str, float]:
@@ -150,21 +159,17 @@ def findings(table: pa.Table, cells: Sequence[Cell], folders: Mapping[str, Path]
 def item_findings(cells: Sequence[Cell], folders: Mapping[str, Path]) -> list[str]:
     """What is wrong with the items of done cells, each sentence once."""
     found: dict[str, None] = {}
-    cut: dict[tuple[str, str], list[int]] = {}
+    counts: dict[tuple[str, str, str], list[int]] = {}
     for cell in cells:
         path = folders.get(cell.fingerprint, Path()) / "items.parquet"
         if cell.fingerprint in folders and path.is_file():
             found |= dict.fromkeys(guards.single_class(pq.read_table(path, columns=["task", "gold"])))
-            for task, count in guards.cut_prompts(record.read(path.parent)).items():
-                cut.setdefault((cell.stage, task), []).append(count)
-    return [*found, *(_cut(stage, task, counts) for (stage, task), counts in cut.items())]
-
-
-def _cut(stage: str, task: str, counts: Sequence[int]) -> str:
-    return (
-        f"up to {max(counts)} prompts of {task} were longer than the context in {len(counts)} cells of {stage}: their "
-        "first tokens, hence demonstrations, were dropped; ask with fewer shots"
-    )
+            made = record.read(path.parent)
+            for what in SAID:
+                for task, count in guards.counted(made, what).items():
+                    counts.setdefault((what, cell.stage, task), []).append(count)
+    told = (SAID[what].format(max(n), task, len(n), stage) for (what, stage, task), n in counts.items())
+    return [*found, *told]
 
 
 def _sizes(sizes: Mapping[str, Mapping[str, weights.Rows]]) -> list[Listed]:

@@ -64,11 +64,12 @@ def average(
 
     mean = sum of value / n over the pairs that have a number; a pair that is listed twice counts twice. sd is their
     standard deviation (n - 1), low and high are Student's t interval of the mean over pairs: it holds the spread
-    between tasks, which is far above sampling error. `missing` pairs have no number (not run, or a base of 0).
+    between tasks, which is far above sampling error. `missing` pairs have no number (not run, a base of 0, or no row
+    at all where others of the same point have one).
 
     Raises:
-        ValueError: an unknown column; a pair that no row has; several rows for one pair (choose shots, format and metric
-            before).
+        ValueError: an unknown column; a pair that no row has; several rows for one pair (choose shots, format and
+            metric before).
     """
     for name in (by, *over):
         if name not in gains:
@@ -80,7 +81,7 @@ def average(
         raise ValueError(f"no row of a model with {by} {lost.iloc[0][by]!r} on task {lost.iloc[0]['task']!r}")
     rows = wanted.reset_index(names="pair").merge(gains, on=[by, "task"])
     _one_each(rows, [*_points(rows), "pair"], by)
-    groups = rows.groupby(list(over), sort=True) if over else [((), rows)]
+    groups = rows.groupby(list(over), sort=True, dropna=False) if over else [((), rows)]
     found = []
     for key, part in groups:
         numbers = part[value].dropna().to_numpy(np.float64)
@@ -92,10 +93,18 @@ def average(
             "high": high,
             "sd": sd,
             "n": len(numbers),
-            "missing": len(part) - len(numbers),
+            "missing": len(part) - len(numbers) + _absent(wanted, part, dict(zip(over, key))),
         }
         found.append({**dict(zip(over, key)), **line})
     return pd.DataFrame(found)
+
+
+def _absent(wanted: pd.DataFrame, part: pd.DataFrame, at: Mapping[str, Any]) -> int:
+    """Places of the pairs that have no row in `part`, which is what is at `at`."""
+    names = [name for name in wanted.columns if name in at]
+    asked = wanted[(wanted[names] == [at[name] for name in names]).all(axis=1)]
+    points = [name for name in ("step", "tokens", "seed", "source") if name in part]
+    return int((~asked.index.isin(part["pair"])).sum()) * (len(part[points].drop_duplicates()) if points else 1)
 
 
 def mean_relative_change(

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from toolkit.analysis.gaps import NOT_KEYS, NUMBERS, encode, keys, show
 from toolkit.analysis.sentinel import REPEAT, drift
-from toolkit.analysis.stats import PROPORTIONS
+from toolkit.analysis.stats import PROPORTIONS, plain
 
 HARNESS = b"tidemark.harness"
 FORM = (
@@ -141,7 +141,7 @@ def _shared(members: Sequence[Mapping[str, Any]], asked: Sequence[str]) -> str:
 def _ties(models: int, row: Mapping[str, Any]) -> float:
     """How many pairs of equally good `models` would tie by chance; 0 where nothing is known of the spread."""
     value, n, error = row["value"], row["n"], row["stderr"]
-    share = row["metric"].split(",")[0] in PROPORTIONS and 0 < value < 1
+    share = plain(row["metric"]) in PROPORTIONS and 0 < value < 1
     if share and not n and error:
         n = value * (1 - value) / error**2  # what a standard error of a share says of its items
     if share and n and not error:
@@ -207,12 +207,11 @@ def single_class(items: pa.Table) -> list[str]:
     ]
 
 
-def cut_prompts(made: Mapping[str, Any]) -> dict[str, int]:
-    """Task -> prompts of it that did not fit the context, by the record of an evaluation; without those of none."""
+def counted(made: Mapping[str, Any], wanted: str) -> dict[str, int]:
+    """Task -> how many the record of an evaluation counts, without those of none: `truncated_requests`, prompts that
+    did not fit the context, or `left_out`, items of the task that were not asked."""
     counts = {name.rpartition("/"): count for name, count in made.get("metrics", {}).items()}
-    return {
-        task: int(count) for (task, _, what), count in counts.items() if what == "truncated_requests" and task and count
-    }
+    return {task: int(count) for (task, _, what), count in counts.items() if what == wanted and task and count}
 
 
 def chance(items: pa.Table) -> dict[str, float]:

@@ -75,6 +75,21 @@ def shared_tasks(first: Path, second: Path) -> list[str]:
     return [task for task in one if task in two]
 
 
+def parts(tables: Sequence[pa.Table]) -> dict[str, list[pa.Table]]:
+    """What all tables (of `read_all`) have items of, by name: each task, or where it has several filters each of them,
+    as `gsm8k/strict-match`: an item has one score of a filter."""
+    asked = [table.group_by(["task", "filter"], use_threads=False).aggregate([]).to_pylist() for table in tables]
+    shared = [row for row in asked[0] if all(row in other for other in asked[1:])]
+    several = {row["task"] for i, row in enumerate(shared) if row["task"] in [other["task"] for other in shared[:i]]}
+    return {
+        f"{row['task']}/{row['filter']}" if row["task"] in several else row["task"]: [
+            table.filter(pc.and_(pc.equal(table["task"], row["task"]), pc.equal(table["filter"], row["filter"])))
+            for table in tables
+        ]
+        for row in shared
+    }
+
+
 def pair(first: pa.Table, second: pa.Table, metric: str = "") -> Sides:
     """Join two tables of items (of `read`) and take `metric` from each: `correct` where items are right or wrong, else
     the first metric that both have.
@@ -118,14 +133,20 @@ def stack(tables: Sequence[pa.Table], metric: str = "") -> Numbers:
 
 
 def _metric(first: pa.Table, second: pa.Table, metric: str) -> str:
+    both = metrics(first, second)
+    if not both or (metric and metric not in both):
+        raise ValueError(unknown("metric", metric, both) + " (of both cells' items)")
+    return metric or ("correct" if "correct" in both else both[0])
+
+
+def metrics(first: pa.Table, second: pa.Table) -> list[str]:
+    """The scores that items of both tables have."""
+
     def known(items: pa.Table) -> list[str]:
         whole = [n for n in items.column_names if items[n].null_count < items.num_rows]
         return [n for n in whole if n == "correct" or n not in NOT_SCORES]
 
-    both = [name for name in known(first) if name in known(second)]
-    if not both or (metric and metric not in both):
-        raise ValueError(unknown("metric", metric, both) + " (of both cells' items)")
-    return metric or ("correct" if "correct" in both else both[0])
+    return [name for name in known(first) if name in known(second)]
 
 
 def _by_document(items: pa.Table, metric: str) -> dict[tuple[str, int], dict[str, Any]]:

@@ -11,7 +11,16 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from toolkit.analysis.stats import Numbers, bootstrap_interval, finite, resampled, smallest_difference, z_score
+from toolkit.analysis.stats import (
+    LESS_IS_BETTER,
+    Numbers,
+    bootstrap_interval,
+    finite,
+    plain,
+    resampled,
+    smallest_difference,
+    z_score,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +44,7 @@ class Comparison:
     resolvable: float
     only_first: int | None = None
     only_second: int | None = None
+    less_is_better: bool = False
 
     def verdict(self, level: float = 0.05, p: float | None = None) -> str:
         """`better`, `worse` (the second than the first) or `not resolved`; `p` is an adjusted one in place of its own.
@@ -45,11 +55,14 @@ class Comparison:
             return "same scores"
         if (self.p if p is None else p) >= level:
             return "not resolved"
-        return "better" if self.difference > 0 else "worse"
+        return "better" if (self.difference > 0) != self.less_is_better else "worse"
 
 
-def compare(first: ArrayLike, second: ArrayLike, confidence: float = 0.95, seed: int = 0) -> Comparison:
-    """Compare two models by their scores on the same items, in the same order.
+def compare(
+    first: ArrayLike, second: ArrayLike, confidence: float = 0.95, seed: int = 0, metric: str = ""
+) -> Comparison:
+    """Compare two models by their scores on the same items, in the same order. metric: what they are scores of; of some
+    (`stats.LESS_IS_BETTER`) the smaller one is better.
 
     Scores that are all 0 or 1: McNemar's mid-p test, and Bonett and Price's interval. Others: the paired bootstrap.
 
@@ -82,6 +95,7 @@ def compare(first: ArrayLike, second: ArrayLike, confidence: float = 0.95, seed:
         resolvable=smallest_difference(len(one), spread, confidence=confidence),
         only_first=pairs[0] if pairs else None,
         only_second=pairs[1] if pairs else None,
+        less_is_better=plain(metric) in LESS_IS_BETTER,
     )
 
 

@@ -60,7 +60,7 @@ def pivot(
         ValueError: an unknown column, metric or coordinate; several measurements in one place (which axes differ, and
             how to choose, show or average them).
     """
-    _check(table, [*rows, *cols, *mean_over])
+    check_columns(table, [*rows, *cols, *mean_over])
     chosen = choose(table if values == "state" else _of_metric(spread_gaps(table), values), where or {})
     row_codes, row_labels = _labels(chosen, rows)
     col_codes, col_labels = _labels(chosen, cols)
@@ -109,7 +109,7 @@ def choose(table: pa.Table, where: Mapping[str, Sequence[str]]) -> pa.Table:
         table = spread_gaps(table)
     keep = np.ones(table.num_rows, bool)
     for name, wanted in where.items():
-        _check(table, [name])
+        check_columns(table, [name])
         codes, labels = encode(table[name])
         for word in wanted:
             if not any(_same(label, word) for label in labels):
@@ -122,7 +122,8 @@ def choose(table: pa.Table, where: Mapping[str, Sequence[str]]) -> pa.Table:
     return table.filter(pa.array(keep)) if where else table
 
 
-def _check(table: pa.Table, names: Sequence[str]) -> None:
+def check_columns(table: pa.Table, names: Sequence[str]) -> None:
+    """Raise ValueError for a column that labels cannot come from."""
     for name in names:
         if name not in table.column_names or name in NUMBERS:
             raise ValueError(unknown("column", name, [n for n in table.column_names if n not in NUMBERS]))

@@ -97,7 +97,7 @@ def _line(ax: Axes, points: Sequence[Point], scale: Scale, style: Any) -> None:
 
 def _bars(chart: Chart) -> Figure:
     (panel,), labels = chart.panels, chart.scales["even"].labels
-    width = max(WIDTH, 0.4 * len(labels) * max(1, len(panel.series) / 2))
+    width = min(2 * WIDTH, max(WIDTH, 0.4 * len(labels) * max(1, len(panel.series) / 2)))  # the text width at most
     figure, (ax,) = _grid(1, 1, width=width)
     room = 0.8 / len(panel.series)
     for i, series in enumerate(panel.series):

@@ -48,10 +48,13 @@ def beside(frame: pd.DataFrame, signal: str, scores: pd.DataFrame) -> pd.DataFra
     """`scores` with the column `signal`, for the rows whose coordinates the signal has.
 
     Raises:
-        ValueError: no such signal, or several numbers of it at one point (which columns differ).
+        ValueError: no such signal, one that is the same everywhere, or several numbers of it at one point (which
+            columns differ).
     """
     rows = _rows(frame, signal)
     on = axes_of(rows)
+    if not on:
+        raise ValueError(f"signal {signal!r} does not vary over an axis of the study: it ranks nothing")
     twice = rows[rows.duplicated(on, keep=False)]
     if len(twice):
         raise ValueError(f"signal {signal!r} has several numbers at {twice.iloc[0][on].to_dict()}: choose with --where")

@@ -5,6 +5,7 @@ normal one does not; any other metric gets value ± z * stderr from the standard
 interval where its items are at hand.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -15,6 +16,14 @@ from numpy.typing import ArrayLike, NDArray
 
 # metrics whose items score 0 or 1; others (F1, ROUGE-L, loss) are means of real numbers
 PROPORTIONS = ("acc", "acc_norm", "acc_bytes", "exact_match", "acc_mutual_info", "em", "pass@1")
+LESS_IS_BETTER = (
+    "bits_per_byte",
+    "byte_perplexity",
+    "word_perplexity",
+    "perplexity",
+    "brier_score",
+    "ter",
+)  # as lm-eval
 Numbers = NDArray[np.float64]
 
 
@@ -62,8 +71,8 @@ def normal(value: ArrayLike, stderr: ArrayLike, confidence: float = 0.95) -> tup
 def intervals(metric: str, value: ArrayLike, stderr: ArrayLike, n: ArrayLike, confidence: float = 0.95) -> Intervals:
     """The interval of each measurement of one metric.
 
-    Wilson where the metric is a proportion (`PROPORTIONS`; a filter behind a comma is ignored, as in
-    "exact_match,flexible") and value * n is a whole number of items; a mean over subtasks is not, and takes its
+    Wilson where the metric is a proportion (`PROPORTIONS`; a filter behind a comma or a stroke is ignored, as in
+    "exact_match/flexible") and value * n is a whole number of items; a mean over subtasks is not, and takes its
     standard error, as others do.
 
     Args:
@@ -79,11 +88,16 @@ def intervals(metric: str, value: ArrayLike, stderr: ArrayLike, n: ArrayLike, co
             & (values <= 1)
             & (np.abs(items - np.round(items)) < 1e-6 * np.maximum(sizes, 1))
         )
-    binary = whole & (metric.split(",")[0] in PROPORTIONS)
+    binary = whole & (plain(metric) in PROPORTIONS)
     low_w, high_w = wilson(values, sizes, confidence)
     low_n, high_n = normal(values, errors, confidence)
     method = np.where(binary, "wilson", np.where(np.isfinite(low_n), "normal", ""))
     return Intervals(low=np.where(binary, low_w, low_n), high=np.where(binary, high_w, high_n), method=method)
+
+
+def plain(metric: str) -> str:
+    """A metric without its filter: of `exact_match,flexible`, as lm-eval writes it, and `exact_match/flexible`."""
+    return re.split("[,/]", metric)[0]
 
 
 def mean_interval(values: ArrayLike, confidence: float = 0.95) -> tuple[float, float, float]:

@@ -105,6 +105,12 @@ def harness_rows(results: Mapping[str, Any], items: Iterable[Mapping[str, Any]])
     ]
 
 
+def left_out(results: Mapping[str, Any]) -> dict[str, int]:
+    """Task -> its items that a limit left out, of tasks that have such."""
+    sizes = {task: int(n["original"]) - int(n["effective"]) for task, n in results["n-samples"].items()}
+    return {task: lost for task, lost in sizes.items() if lost > 0}
+
+
 def _count(task: str, results: Mapping[str, Any]) -> int:
     """Items of a task, or of all tasks of a group."""
     members = results.get("group_subtasks", {}).get(task)

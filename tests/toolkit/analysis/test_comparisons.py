@@ -57,11 +57,13 @@ def test_cells_that_do_not_pair_are_told(graded: FakeStudy) -> None:
     pq.write_table(other.set_column(other.schema.get_field_index("gold"), "gold", pa.array(["h"] * 80)), path)
     found = comparisons(pairs(graded.cells, graded.folders, None, "step"), graded.folders)
     assert len(found.rows) == 6 and any("these are not the same questions" in note for note in found.notes)
+    seeds, notes = seed_spreads(graded.cells, graded.folders)
+    assert len(seeds) == 3 and "no spread between seeds: item 0 has the gold answer" in notes[0]
 
 
 def test_seeds_are_no_alternatives(graded: FakeStudy) -> None:
-    found = seed_spreads(graded.cells, graded.folders)
-    assert [one.place for one in found][0] == "scores: step 1, model checkpoint" and len(found) == 4
+    found, notes = seed_spreads(graded.cells, graded.folders)
+    assert not notes and [one.place for one in found][0] == "scores: step 1, model checkpoint" and len(found) == 4
     scores = np.array([right("checkpoint", 1, 0), right("checkpoint", 1, 1)], float)
     assert found[0].found == spread(scores)
 

@@ -62,6 +62,10 @@ def test_a_pair_that_is_listed_twice_counts_twice_and_a_missing_one_is_counted(f
     frame.loc[(frame["train"] == "t") & (frame["task"] == "far"), "value"] = math.nan
     found = average(gain(frame), [("t", "own"), ("t", "far")]).iloc[0]
     assert (found["mean"], found["n"], found["missing"]) == (pytest.approx(0.3), 1, 1)
+    later = pd.concat([frame, pd.DataFrame([line("base", "own", 0.2, 200), line("t", "own", 0.4, 200)])])
+    found = average(gain(later), [("t", "own"), ("t", "near")]).set_index("step")
+    assert found["missing"].to_dict() == {100: 0, 200: 1}  # a pair that has no row at a checkpoint was not run there
+    assert average(gain(later), [("t", "own"), ("t", "near")], ["task"])["missing"].tolist() == [0, 0]
     relative = mean_relative_change(gains, [("t", "near"), ("t", "gone")]).iloc[0]
     assert (relative["mean"], relative["missing"]) == (pytest.approx(0.25), 1)
 

@@ -14,7 +14,7 @@ from toolkit.analysis.guards import (
     shared_scores,
     single_class,
 )
-from toolkit.analysis.items import pair, read, shared_tasks, stack
+from toolkit.analysis.items import metrics, pair, parts, read, shared_tasks, stack
 from toolkit.analysis.table import measure
 
 from .fake_study import FakeStudy
@@ -143,6 +143,20 @@ def test_items_go_together_by_document(tmp_path: Path) -> None:
     assert shared_tasks(tmp_path / "a", tmp_path / "b") == ["two"] and read(tmp_path / "a", "one").num_rows == 4
     with pytest.raises(ValueError, match="keeps no items"):
         read(tmp_path, "one")
+
+
+def test_a_task_with_several_filters_is_compared_by_each() -> None:
+    two = ITEMS.filter(pa.compute.equal(ITEMS["task"], "two"))
+    strict = two.set_column(two.schema.get_field_index("filter"), "filter", pa.array(["strict"] * 4))
+    both = pa.concat_tables([ITEMS, strict])
+    found = parts([both, both.filter(pa.compute.not_equal(both["task"], "text"))])
+    assert {name: [side.num_rows for side in sides] for name, sides in found.items()} == {
+        "one": [4, 4], "two/none": [4, 4], "two/strict": [4, 4],
+    }  # fmt: skip
+    assert list(parts([both, ITEMS])) == ["one", "two", "text"]
+    assert pair(*found["two/strict"]).first.tolist() == [1, 0, 1, 0] and metrics(*found["one"]) == ["correct", "f1"]
+    with pytest.raises(ValueError, match="several filters: none, strict"):
+        pair(*[both.filter(pa.compute.equal(both["task"], "two"))] * 2)
 
 
 def test_runs_are_stacked_by_document_for_the_spread_between_seeds() -> None:

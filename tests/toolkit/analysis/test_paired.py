@@ -79,6 +79,7 @@ def test_other_scores_are_compared_by_the_bootstrap() -> None:
     assert found.test == "paired bootstrap" and found.only_first is None and found.verdict() == "better"
     assert found.low < found.difference < found.high and found.low > 0
     assert compare(first, first).verdict() == "same scores"
+    assert compare(first + 0.1, first, metric="bits_per_byte").verdict() == "better"  # fewer bits are better
 
 
 def test_items_that_do_not_pair_are_refused() -> None:

@@ -12,7 +12,7 @@ pytest.importorskip("matplotlib")
 from toolkit.analysis import load_published  # noqa: E402
 from toolkit.analysis.charts import bars, curves, heat, scatter, to_json  # noqa: E402
 from toolkit.analysis.dynamics import average, gain  # noqa: E402
-from toolkit.analysis.plots import draw, save  # noqa: E402
+from toolkit.analysis.plots import WIDTH, draw, save  # noqa: E402
 from toolkit.analysis.published import amuro  # noqa: E402
 from toolkit.analysis.stats import wilson  # noqa: E402
 
@@ -71,6 +71,8 @@ def test_bars_heat_and_scatter_show_the_numbers(frame: pd.DataFrame) -> None:
     (ax,) = draw(bars(means, "step")).axes
     heights = [bar.get_height() for bar in ax.patches]
     assert heights[0] == pytest.approx(0.15) and math.isnan(heights[1])
+    many = pd.DataFrame([{"x": i, "g": g, "mean": 0.1, "low": 0.0, "high": 0.2} for i in range(20) for g in "abcdefgh"])
+    assert draw(bars(many, "x", "g")).get_size_inches()[0] == pytest.approx(3 * WIDTH)  # a page has no more
     (ax,) = draw(heat(gains, value="gain")).axes
     assert [t.get_text() for t in ax.texts][:4] == ["0.15", "0.15", "not run", "not run"]
     (ax,) = draw(scatter(gains, "base", "value")).axes
@@ -91,6 +93,7 @@ def test_equal_figures_give_equal_bytes(frame: pd.DataFrame, tmp_path: Path, suf
 def test_every_figure_of_the_paper_comes_from_its_rows(tmp_path: Path) -> None:
     made = {name: make() for name, make in amuro.figures(load_published("amuro", RELEASED)).items()}
     assert set(made) == set(amuro.ABOUT) and len(made) == 18
+    assert made["cross-task-change"].measure == "mean relative change" and "FT - BASE" in made["gain-of-groups"].measure
     found = {name: draw(chart, "even" if chart.kind == "lines" else None) for name, chart in made.items()}
     for name, figure in found.items():
         assert save(figure, tmp_path / f"{name}.pdf").stat().st_size > 5000

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 
 from toolkit.analysis.browse import item_sets
+from toolkit.analysis.contents import _follows
 from toolkit.analysis.origin import duration, origin
 from toolkit.analysis.payload import script_json, table_payload, visible
 from toolkit.analysis.report import failures, stages, write_report
@@ -61,6 +62,12 @@ def test_nothing_is_loaded_from_elsewhere(page: Path) -> None:
             assert value == "" or value.startswith(("#", "data:,")), (tag, name, value)
     styles = re.findall(r"<style[^>]*>(.*?)</style>", page.read_text(), re.S)
     assert styles and not any("url(" in s or "@import" in s for s in styles)
+
+
+def test_tokens_follow_a_step_beside_rows_that_have_none() -> None:
+    table = pa.table({"step": [1, 2, 3, 3], "tokens": [None, 20, 30, 30], "shots": [0, 0, 0, 4]})
+    assert _follows(table, "step", "tokens") and not _follows(table, "step", "shots")
+    assert not _follows(pa.table({"step": [1, 2], "tokens": [20, 20]}), "step", "tokens")
 
 
 def test_what_models_wrote_opens_no_tag(page: Path) -> None:

@@ -32,6 +32,8 @@ def test_a_signal_belongs_to_the_scores_at_its_coordinates(frame: pd.DataFrame) 
     assert tuned["merged.change_over_delta_abs"].tolist() == list(CHANGE) and len(found) == 10
     with pytest.raises(ValueError, match="unknown signal 'merged.change'; did you mean"):
         beside(frame, "merged.change", frame)
+    with pytest.raises(ValueError, match="signal 'base.loss' does not vary over an axis"):
+        beside(pd.concat([frame, pd.DataFrame([line("base", 0, "loss", 2.0)])]), "base.loss", frame)
     with pytest.raises(ValueError, match="several numbers at"):
         beside(pd.concat([frame, frame]), "merged.change_over_delta_abs", frame)
 

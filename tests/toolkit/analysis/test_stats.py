@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 from toolkit.analysis.stats import (
+    LESS_IS_BETTER,
     bootstrap_interval,
     holm,
     intervals,
@@ -57,7 +58,8 @@ def test_the_interval_fits_the_metric() -> None:
     assert found.method.tolist() == ["wilson", "normal", "", ""]
     assert found.low[1] == pytest.approx(0.123 - 1.959964 * 0.05, abs=1e-6) and math.isnan(found.high[2])
     assert intervals("f1", [0.5], [0.05], [100]).method.tolist() == ["normal"]
-    assert intervals("exact_match,flexible-extract", [0.5], [0.05], [100]).method.tolist() == ["wilson"]
+    for name in ("exact_match,flexible-extract", "exact_match/flexible-extract"):
+        assert intervals(name, [0.5], [0.05], [100]).method.tolist() == ["wilson"]
 
 
 @pytest.mark.parametrize("confidence", [0, 1, 95])
@@ -117,3 +119,10 @@ def test_the_smallest_difference_equals_statsmodels_and_is_found_as_often() -> N
     assert 0.78 <= found.mean() <= 0.82
     with pytest.raises(ValueError, match="power between 0 and 1"):
         smallest_difference(80, power=80)
+
+
+def test_where_less_is_better_as_lm_eval_says() -> None:
+    import lm_eval.api.metrics  # noqa: F401
+    from lm_eval.api.registry import higher_is_better_registry
+
+    assert {name for name, more in higher_is_better_registry.items() if not more} == set(LESS_IS_BETTER)

@@ -132,6 +132,9 @@ def test_what_ran_before_changes_no_bit(tiny: Tiny, tmp_path: Path, expected: di
     assert after.done[0] <= 5
     again = Told(cell / "again")
     assert go(tiny, again) == expected and again.done == [], "the same batches are asked once"
+    other = Told(cell / "other", threads=2)
+    go(tiny, other)
+    assert other.done[0] <= 5, "two threads add in another order"
 
 
 def test_another_models_answers_are_not_taken(tiny: Tiny, tmp_path: Path) -> None:

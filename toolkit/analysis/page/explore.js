@@ -135,7 +135,7 @@ function tellingOf(keys) {
   for (let j = 0; j < (keys[0]?.length ?? 0); j++) if (!kept.some((i) => decides(i, j))) kept.push(j);
   return kept;
 }
-const isShare = (metric) => page.proportions.includes(plain(metric).split(",")[0]);
+const isShare = (metric) => page.proportions.includes(plain(metric).split(/[,/]/)[0]);
 const titleOf = (row) => `${at("task", row) ?? at("stage", row)} · ${at("metric", row)}`;
 function showCurves() {
   const panels = curvePanels();

@@ -15,6 +15,7 @@ from toolkit.analysis.published import amuro
 TWICE = ("qqp", "rte")  # both harnesses scored these; the figures show the authors' own prompts
 FAMILIES = {"question generation": "socialiqa", "summary": "xsum", "NLI": "mnli", "paraphrase": "paws"}
 FLAT = ("mnli_matched", "xsum", "socialiqa", "paws", "boolq")
+MEANS = {"gain": "mean change (FT - BASE)", "relative": "mean relative change", "lost": "mean loss (BASE - FT)"}
 GROUPS = {"learned in tuning": amuro.LEARNED_IN_TUNING, "learned in pre-training": amuro.LEARNED_IN_PRETRAINING}
 
 
@@ -41,7 +42,10 @@ def figures(frame: pd.DataFrame) -> dict[str, Callable[[], Chart]]:
             ]
             return pd.concat(found)
 
-        return _bars(own, families, "task")
+        return _bars(own, families, "task", None, MEANS[value])
+
+    def elsewhere(over: list[str], x: str, group: str | None) -> Chart:
+        return _bars(own, lambda p: mean_relative_change(p, amuro.CROSS_TASK, over), x, group, MEANS["relative"])
 
     def groups(part: pd.DataFrame) -> pd.DataFrame:
         return pd.concat([average(part, pairs).assign(group=name) for name, pairs in GROUPS.items()])
@@ -50,7 +54,7 @@ def figures(frame: pd.DataFrame) -> dict[str, Callable[[], Chart]]:
         "base-improves": lambda: _checkpoints(learned, ("task",), ("train",)),
         "base-does-not-improve": lambda: _checkpoints(base[base["task"].isin(FLAT)], ("task",), ("train",)),
         "base-by-shots": lambda: _checkpoints(_by_shots(frame), ("shots",), ("task",)),
-        "gain-of-groups": lambda: _bars(gains, groups, "step", "group"),
+        "gain-of-groups": lambda: _bars(gains, groups, "step", "group", MEANS["gain"]),
         "tuned-in-domain": lambda: beside(amuro.IN_DOMAIN),
         "instruction-tuned": lambda: beside([("tulu", task) for task in amuro.INSTRUCTION]),
         "instruction-gain": lambda: _checkpoints(gains[gains["train"] == "tulu"], ("task",), ("train",), "gain"),
@@ -60,13 +64,11 @@ def figures(frame: pd.DataFrame) -> dict[str, Callable[[], Chart]]:
         "out-of-domain-change": lambda: by_family("gain"),
         "out-of-domain-ratio": lambda: by_family("relative"),
         "cross-task": lambda: beside(amuro.CROSS_TASK),
-        "cross-task-change": lambda: _bars(
-            own, lambda part: mean_relative_change(part, amuro.CROSS_TASK, ["train"]), "train"
+        "cross-task-change": lambda: elsewhere(["train"], "train", None),
+        "cross-task-by-checkpoint": lambda: elsewhere(["train", "step"], "step", "train"),
+        "forgetting": lambda: _bars(
+            own, lambda part: forgetting(part, amuro.CROSS_TASK), "step", "train", MEANS["lost"]
         ),
-        "cross-task-by-checkpoint": lambda: _bars(
-            own, lambda part: mean_relative_change(part, amuro.CROSS_TASK), "step", "train"
-        ),
-        "forgetting": lambda: _bars(own, lambda part: forgetting(part, amuro.CROSS_TASK), "step", "train"),
         "instruction-following": lambda: _checkpoints(_llmbar(frame), ("model",), ("pair",)),
         "gain-by-task": lambda: heat(
             _told(
@@ -97,7 +99,7 @@ def _over(rows: pd.DataFrame) -> str:
 
 
 def _bars(
-    gains: pd.DataFrame, means: Callable[[pd.DataFrame], pd.DataFrame], x: str, group: str | None = None
+    gains: pd.DataFrame, means: Callable[[pd.DataFrame], pd.DataFrame], x: str, group: str | None, measure: str
 ) -> Chart:
     """Bars of the means of each source that has every pair of the figure; of none, the error of the last."""
     found, failed = [], ValueError("no row of the table is one of this figure's")
@@ -110,8 +112,8 @@ def _bars(
         raise failed
     both = pd.concat(found)
     if len(found) == 1:
-        return bars(both, x, group)
-    return bars(_told(both, group) if group else both, x, group or "source")
+        return bars(both, x, group, measure=measure)
+    return bars(_told(both, group) if group else both, x, group or "source", measure=measure)
 
 
 def _told(rows: pd.DataFrame, label: str) -> pd.DataFrame:

@@ -54,7 +54,7 @@ OUT_OF_DOMAIN = (
 )  # fmt: skip
 _MAIN_TASK = {"mnli": "mnli_matched", "paws": "paws", "socialiqa": "socialiqa", "xsum": "xsum"}
 CROSS_TASK = tuple((t, task) for t in _MAIN_TASK for other, task in _MAIN_TASK.items() if other != t)
-# The authors' notebook averages the same pairs by direction: between tasks whose answer is a word and those that write texts.
+# The authors' notebook averages these by direction, too: from tasks answered by a word to those that write, and back.
 _CLASSES, _TEXTS = ("mnli", "paws"), ("xsum", "socialiqa")
 CLASSES_TO_TEXTS = tuple((t, task) for t, task in CROSS_TASK if t in _CLASSES and task in _TEXTS)
 TEXTS_TO_CLASSES = tuple((t, task) for t, task in CROSS_TASK if t in _TEXTS and task not in _TEXTS)
