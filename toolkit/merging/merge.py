@@ -19,9 +19,10 @@ SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def merge(
-    paired: Paired, folders: Mapping[str, Path], like: str, combine: "Combine", spec: Any, out: Path, ctx: Context
-) -> dict[str, Any]:
-    """Fill `out` with the model that `combine` makes of the paired ones.
+    paired: Paired, folders: Mapping[str, Path], like: str, combine: "Combine", spec: Any, out: Path, ctx: Context,
+    halves: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Fill `out` with the model that `combine` makes of the paired ones. halves: it takes bf16 as it is, too.
 
     spec: a method's, of which dtype (None: that of the first model, tensor by tensor), rounding and seed are read.
 
@@ -38,8 +39,8 @@ def merge(
 
     word = PRECISIONS[spec.dtype] if spec.dtype else None
     write(
-        paired.tensors, combine, out, word, rounding=spec.rounding, seed=spec.seed, threads=ctx.resources.threads,
-        report=lambda done, total: ctx.progress(done, total, unit="parameter"),
+        paired.tensors, combine, out, word, halves=halves, rounding=spec.rounding, seed=spec.seed,
+        threads=ctx.resources.threads, report=lambda done, total: ctx.progress(done, total, unit="parameter"),
     )  # fmt: skip
     main = next(iter(folders))
     dtype = TORCH[word or main_dtype(paired.tensors[main])]

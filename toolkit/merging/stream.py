@@ -1,12 +1,13 @@
 """One pass over several models at once: the same piece of every model, a function of the pieces, the result to a file.
 
 Threads take pieces from one queue; each has buffers of its own, which is all the memory that a pass needs. A piece is
-read with one preadv a model, made fp32, worked on and written to its place with one pwrite, so the order does not
-matter. torch's operations, the reads and the writes let go of Python's lock, and run at once.
+read with one preadv a model, made fp32 (unless a method takes bf16 as it is, which is twice as fast), worked on and
+written to its place with one pwrite, so the order does not matter. torch's operations, the reads and the writes let go
+of Python's lock, and run at once.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -42,13 +43,15 @@ class Place:
 class Room:
     """The buffers of one thread, as views of so many elements: a fp32 chunk for each model.
 
-    raw: what was read, or is to be written, by safetensors' word for its type, and the same memory as bytes.
+    halves: the beginning of the same memory, as bf16. raw: what was read, or is to be written, by safetensors' word for
+    its type, and the same memory as bytes.
     """
 
     def __init__(self, buffers: "Sequence[torch.Tensor]", raw: "torch.Tensor", count: int) -> None:
         import torch
 
         self.chunks = [buffer[:count] for buffer in buffers]
+        self.halves = [buffer.view(torch.bfloat16)[:count] for buffer in buffers]
         self.inside = [chunk.numpy().data.cast("B") for chunk in self.chunks]
         self.raw = {word: raw[: count * BYTES[word]].view(getattr(torch, TORCH[word])) for word in FLOATS}
         self.bytes = {word: raw[: count * BYTES[word]].numpy().data for word in FLOATS}
@@ -63,13 +66,15 @@ def walk(
     names: Iterable[str],
     work: Work,
     *,
+    halves: Container[str] = (),
     threads: int = 1,
     piece: int = PIECE,
     report: Report = lambda done, total: None,
 ) -> None:
     """Call `work(place, chunks, room)` for every piece of the tensors `names`, from several threads.
 
-    chunks: flat fp32, one for each model in their order; they may be overwritten. report: (elements done, of how many).
+    chunks: flat fp32, one for each model in their order; they may be overwritten. halves: tensors that are bf16 in
+    every model, and whose chunks are. report: (elements done, of how many).
 
     Raises:
         ValueError: a file ends inside a tensor; and whatever `work` raises.
@@ -89,9 +94,10 @@ def walk(
                 return
             try:
                 room = rooms(place.count)
+                half = place.name in halves
                 for number, tensor in enumerate(sources[place.name]):
-                    read(tensor, place, number, room, files)
-                work(place, list(room.chunks), room)
+                    read(tensor, place, number, room, files, half)
+                work(place, list(room.halves if half else room.chunks), room)
             except BaseException:
                 failed.set()  # so that the others stop, too
                 raise
@@ -120,14 +126,16 @@ def _rooms(models: int, piece: int) -> "Callable[[int], Room]":
     return cache(lambda count: Room(buffers, raw, count))
 
 
-def read(tensor: Source, place: Place, number: int, room: Room, files: Mapping[Path, int]) -> None:
-    """A piece of a tensor as fp32, into the chunk of that number."""
+def read(
+    tensor: Source, place: Place, number: int, room: Room, files: Mapping[Path, int], half: bool = False
+) -> None:  # fmt: skip
+    """A piece of a tensor as fp32, into the chunk of that number; `half`: of bf16 as it is."""
     chunk = room.chunks[number]
     for at, count, part, offset in tensor.parts(place.first, place.count):
         width = BYTES[part.dtype]
         start = part.start + offset * width
-        if part.dtype == "F32":
-            read_into(files[part.file], room.inside[number][at * 4 : (at + count) * 4], start, part)
+        if part.dtype == "F32" or half:
+            read_into(files[part.file], room.inside[number][at * width : (at + count) * width], start, part)
         elif count == place.count:
             read_into(files[part.file], room.bytes[part.dtype], start, part)
             chunk.copy_(room.raw[part.dtype])
@@ -188,6 +196,7 @@ def write(
     out: Path,
     dtype: str | None,
     *,
+    halves: bool = False,
     rounding: Rounding = "nearest",
     seed: int = 0,
     threads: int = 1,
@@ -196,6 +205,7 @@ def write(
 ) -> None:
     """`stream` for a method that looks at where it is: `combine(place, chunks)`.
 
+    halves: where all models and the output have bf16, rounded to nearest, it gets chunks of it and returns one.
     rounding, seed: to the type of the output.
     """
     like = {name: source(tensor) for name, tensor in next(iter(models.values())).items()}
@@ -213,7 +223,13 @@ def write(
             output.put(place.name, place.first, _packed(result, place, output.dtype(place.name), rounding, seed, room))
 
         floats = [name for name, tensor in like.items() if tensor.dtype in FLOATS]
-        walk(models, floats, work, threads=threads, piece=piece, report=report)
+        written = {name for name in floats if output.dtype(name) == "BF16"} if rounding == "nearest" else set()
+        kept = {name for name in written if _all_halves(models, name)} if halves else set()
+        walk(models, floats, work, halves=kept, threads=threads, piece=piece, report=report)
+
+
+def _all_halves(models: Models, name: str) -> bool:
+    return all(run.tensor.dtype == "BF16" for tensors in models.values() for run in source(tensors[name]).runs)
 
 
 def _copy(tensor: Source, name: str, output: Output) -> None:
@@ -226,13 +242,20 @@ def _copy(tensor: Source, name: str, output: Output) -> None:
 
 
 def _packed(result: "torch.Tensor", place: Place, word: str, rounding: Rounding, seed: int, room: Room) -> memoryview:
-    """The bytes of a fp32 result in its type on disk.
+    """The bytes of a result in its type on disk.
 
     Hazard: looking at every value for one that is not finite takes longer than the merge; a sum of squares does not,
     and is small only where there is none.
     """
     import torch
 
+    if result.dtype is torch.bfloat16:
+        from toolkit.merging.compiled import NOT_FINITE, largest
+
+        bits = result.view(torch.uint16).numpy()
+        if largest(bits) >= NOT_FINITE:
+            raise _not_finite(result, place, word)
+        return bits.data.cast("B")
     if rounding == "stochastic" and word in ("F16", "BF16"):
         bits = random_words(seed, place.name, place.first, place.count, "uint16")
         room.raw[word].copy_(stochastic(result, getattr(torch, TORCH[word]), bits))
@@ -240,9 +263,13 @@ def _packed(result: "torch.Tensor", place: Place, word: str, rounding: Rounding,
         room.raw[word].copy_(result)
     packed = result.contiguous() if word == "F32" else room.raw[word]
     if not float(torch.dot(result, result)) < LARGE.get(word, 1e38) and not bool(torch.isfinite(packed).all()):
-        at = place.first + int(torch.isfinite(packed).logical_not().nonzero()[0])
-        raise ValueError(
-            f"element {at:,} of the merged tensor {place.name!r} is not finite as {TORCH[word]}: a model has such a"
-            " value there, or the result is out of range (a smaller scale or another dtype would keep it)"
-        )
+        raise _not_finite(packed, place, word)
     return packed.numpy().data.cast("B") if word == "F32" else room.bytes[word]
+
+
+def _not_finite(packed: "torch.Tensor", place: Place, word: str) -> ValueError:
+    at = place.first + int(packed.isfinite().logical_not().nonzero()[0])
+    return ValueError(
+        f"element {at:,} of the merged tensor {place.name!r} is not finite as {TORCH[word]}: a model has such a"
+        " value there, or the result is out of range (a smaller scale or another dtype would keep it)"
+    )

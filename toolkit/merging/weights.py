@@ -23,12 +23,19 @@ if TYPE_CHECKING:
 
 WHAT = ("base", "instruct", "delta", "change")
 RATIOS = (("delta", "base"), ("change", "base"), ("change", "delta"))
-KEYS = (  # of the sums, in the order of `toolkit.merging.sums`; the last three take a trained model
+KEYS = (  # of the sums, in the order of `toolkit.merging.compiled.sums`; the last three take a trained model
     "base_abs", "base_square", "instruct_abs", "instruct_square", "delta_abs", "delta_square",
     "change_abs", "change_square", "product",
 )  # fmt: skip
 SAMPLE, WINDOW = 64, 1024  # rows and neighbouring columns of a matrix whose effective rank is taken
 FILE = "weights.parquet"
+
+
+def _plain(x: "torch.Tensor") -> Any:
+    """For compiled code: numpy has no bf16, but its bits."""
+    import torch
+
+    return x.numpy() if x.dtype is torch.float32 else x.view(torch.uint16).numpy()
 
 
 class Weights:
@@ -38,7 +45,7 @@ class Weights:
     """
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> None:
-        from toolkit.merging.sums import sums  # here, so that it is compiled before threads begin
+        from toolkit.merging.compiled import sums  # here, so that it is compiled before threads begin
 
         self.shapes, self.seed, self._sums = shapes, seed, sums
         self.sums: dict[str, dict[str, float]] = {}
@@ -49,10 +56,10 @@ class Weights:
     def measure(
         self, place: "Place", base: "torch.Tensor", instruct: "torch.Tensor", trained: "torch.Tensor | None"
     ) -> None:
-        """Measure a piece, flat fp32."""
+        """Measure a piece, flat, of fp32 or of bf16."""
         tensor = self._tensor(place.name)
         third = base if trained is None else trained
-        found = self._sums(base.numpy(), instruct.numpy(), third.numpy()).tolist()
+        found = self._sums(*(_plain(x) for x in (base, instruct, third))).tolist()
         tensor.sample("delta", place, instruct, base)
         if trained is not None:
             tensor.sample("change", place, trained, base)
@@ -177,7 +184,7 @@ class _Open:
             first, last = max(start, place.first), min(start + self.window, end)
             if first < last:
                 inside = slice(first - place.first, last - place.first)
-                self.rows[what][number, first - start : last - start] = model[inside] - base[inside]
+                self.rows[what][number, first - start : last - start] = model[inside].float() - base[inside].float()
 
 
 def effective_rank(rows: "torch.Tensor") -> float | None:

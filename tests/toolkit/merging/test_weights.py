@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 from slurm.cli import app
 from tests.toolkit.training.small import Small
 from toolkit.checkpoints.tensors import read_folder
+from toolkit.merging.compiled import sums
 from toolkit.merging.models import source
 from toolkit.merging.stream import walk
-from toolkit.merging.sums import sums
 from toolkit.merging.weights import KEYS, Weights, effective_rank, layer
 
 

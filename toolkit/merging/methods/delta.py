@@ -71,7 +71,7 @@ def run(spec: Spec, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
             sizes.measure(place, base, instruct, trained)
         return delta(trained, base, instruct, scales[place.name])
 
-    metrics = merge(paired, folders, spec.tokenizer, combine, spec, out, ctx)
+    metrics = merge(paired, folders, spec.tokenizer, combine, spec, out, ctx, halves=True)
     if spec.weights:
         save(sizes.rows(), out)
         metrics |= sizes.metrics()
@@ -79,7 +79,15 @@ def run(spec: Spec, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
 
 
 def delta(trained: "torch.Tensor", base: "torch.Tensor", instruct: "torch.Tensor", scale: float) -> "torch.Tensor":
-    """trained + scale x (instruct - base), fp32; `trained` and `instruct` are overwritten."""
+    """trained + scale x (instruct - base), in fp32 whatever the chunks are; `trained` and `instruct` are overwritten."""
+    import torch
+
+    if trained.dtype is torch.bfloat16 and scale:
+        from toolkit.merging import compiled
+
+        bits = [x.view(torch.uint16).numpy() for x in (trained, base, instruct)]
+        compiled.delta(bits[0], bits[1], bits[2], scale)
+        return trained
     return add(trained, instruct.sub_(base), scale)
 
 
