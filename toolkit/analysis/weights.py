@@ -123,7 +123,7 @@ def listed(sets: Mapping[str, Rows]) -> tuple[list[str], list[list[str]]]:
     rows = [(name, row) for name, found in sets.items() for row in found if row["part"] != "tensor"]
     shown = [key for key in COLUMNS if any(row.get(key) is not None for _, row in rows)]
     texts = [
-        [name, str(row["name"]), *("–" if row.get(key) is None else number(row[key]) for key in shown)]
+        [name, str(row["name"]), *("–" if row.get(key) is None else f"{row[key]:.4g}" for key in shown)]
         for name, row in rows
     ]
     return ["models", "layer", *(COLUMNS[key] for key in shown)], texts
