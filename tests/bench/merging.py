@@ -126,7 +126,7 @@ def child(name: str, base: Path, out: Path, threads: int) -> None:
     import transformers.conversion_mapping  # noqa: F401
     from transformers import AutoModelForCausalLM, LlamaForCausalLM  # noqa: F401
 
-    import toolkit.merging.sums  # noqa: F401  compiled in the worker, before its stages
+    import toolkit.merging.compiled  # noqa: F401  compiled in the worker, before its stages
 
     start = time.perf_counter()
     if name == "copy":

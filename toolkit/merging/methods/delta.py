@@ -79,7 +79,7 @@ def run(spec: Spec, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
 
 
 def delta(trained: "torch.Tensor", base: "torch.Tensor", instruct: "torch.Tensor", scale: float) -> "torch.Tensor":
-    """trained + scale x (instruct - base), in fp32 whatever the chunks are; `trained` and `instruct` are overwritten."""
+    """trained + scale x (instruct - base), in fp32 whatever the chunks are; they may be overwritten."""
     import torch
 
     if trained.dtype is torch.bfloat16 and scale:
