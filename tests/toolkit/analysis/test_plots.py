@@ -130,6 +130,12 @@ def test_ones_own_rows_stand_beside_the_papers() -> None:
     paper = load_published("amuro", RELEASED)
     own = as_own(paper)
     assert amuro.table6(own).equals(amuro.table6(paper))
+    styled = own["format"].isin(amuro.FORMATS)
+    named = own.assign(task=own["task"].mask(styled, own["task"] + "_" + own["format"].astype(str)), format=None)
+    told = [rows[["task", "format", "value"]].fillna(0).to_numpy().tolist() for rows in map(amuro.beside, (own, named))]
+    assert told[0] == told[1] and styled.sum() > 100  # a format may stand in the name of a task
+    with pytest.raises(ValueError, match="step 'early' of this study is no number"):
+        amuro.beside(own.assign(step="early"))
     alone = {name: make() for name, make in amuro.figures(own).items()}
     both = {name: make() for name, make in amuro.figures(pd.concat([paper, own])).items()}
     for name, chart in alone.items():

@@ -235,20 +235,25 @@ def beside(frame: "pd.DataFrame") -> "pd.DataFrame":
     An own row's `harness` becomes that of the released table that it is held against: likelihoods without shots of
     `INSTRUCTION` against OLMo-Eval's, accuracies and ROUGE-L against the authors' own. Rows of no tuned model have
     `train` = base, the step `main` its number; steps of the paper have its tokens. An axis that only says which models
-    are tuned (a union's labels), which `train` says, is left out.
-    """
-    import pandas as pd
+    are tuned (a union's labels), which `train` says, is left out. A format in a task's name becomes a coordinate.
 
+    Raises:
+        ValueError: a step that is neither a number nor `main`.
+    """
     if "source" in frame:
         return frame
     given = [name for name in ("harness", "train", "format", "shots", "step", "tokens") if name not in frame]
     rows = frame[frame["task"].notna()].reindex(columns=[*frame.columns, *given])
     own = rows["job"] != "published"
     rows["source"] = own.map({True: "own", False: "paper"})
-    rows["step"] = pd.to_numeric(rows["step"].astype("string").replace("main", str(MAIN))).astype("Int64")
+    rows["step"] = _numbers(rows["step"].astype("string").replace("main", str(MAIN)))
     rows["tokens"] = rows["tokens"].astype("Int64").mask(own & rows["step"].isin(STEPS), rows["step"] * TOKENS_A_STEP)
     rows["train"] = rows["train"].astype(object).where(~own | rows["train"].notna(), BASE)
     rows["format"] = rows["format"].astype(object).where(~own | rows["format"].notna(), "default")
+    for form in FORMATS:  # which may stand in the name of a task
+        named = own & rows["task"].str.endswith(f"_{form}")
+        rows["format"] = rows["format"].mask(named, form)
+        rows["task"] = rows["task"].mask(named, rows["task"].str.removesuffix(f"_{form}"))
     official = rows["task"].isin(INSTRUCTION) & (rows["metric"] == "acc")
     held = official.map({True: HARNESS[OFFICIAL], False: HARNESS[OWN]})
     rows["harness"] = rows["harness"].astype(object).where(~own, held)
@@ -256,6 +261,15 @@ def beside(frame: "pd.DataFrame") -> "pd.DataFrame":
     kept = rows["metric"].isin(["acc", "rouge_l"]) & (~official | rows["shots"].isin([0]))
     empty = [name for name in given if rows[name].isna().all()]
     return rows[~own | kept].drop(columns=[*empty, *_labels_of_unions(rows[own])])
+
+
+def _numbers(steps: "pd.Series") -> "pd.Series":
+    import pandas as pd
+
+    found = pd.to_numeric(steps, errors="coerce")
+    if len(named := steps[found.isna() & steps.notna()]):
+        raise ValueError(f"step {named.iloc[0]!r} of this study is no number: it cannot stand beside the paper's steps")
+    return found.astype("Int64")
 
 
 def _labels_of_unions(own: "pd.DataFrame") -> list[str]:
