@@ -11,7 +11,7 @@ they agree to six digits and more.
 import math
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -58,11 +58,9 @@ class Weights:
     ) -> None:
         """Measure a piece, flat, of fp32 or of bf16."""
         tensor = self._tensor(place.name)
-        third = base if trained is None else trained
-        found = self._sums(*(_plain(x) for x in (base, instruct, third))).tolist()
-        tensor.sample("delta", place, instruct, base)
-        if trained is not None:
-            tensor.sample("change", place, trained, base)
+        models = [_plain(x) for x in (base, instruct, trained) if x is not None]
+        found = self._sums(models[0], models[1], models[-1 if trained is not None else 0]).tolist()
+        tensor.sample(place, models)
         if tensor.add(place.count, found if trained is not None else found[:6]):
             self._close(place.name, tensor)
 
@@ -76,7 +74,7 @@ class Weights:
         """Everything of a tensor was seen: keep its sums and effective ranks, let go of the rest."""
         columns = zip(*tensor.pieces, strict=True)
         self.sums[name] = {key: math.fsum(column) for key, column in zip(KEYS, columns, strict=False)}
-        ranks = {what: effective_rank(rows) for what, rows in tensor.rows.items()}
+        ranks = {what: effective_rank(rows) for what, rows in tensor.differences().items()}
         self.ranks[name] = {what: rank for what, rank in ranks.items() if rank is not None}
         with self._lock:
             del self._open[name]
@@ -151,7 +149,7 @@ class _Open:
         from toolkit.merging.rounding import random_words
 
         self.missing, self.pieces, self.lock = math.prod(shape), [], Lock()  # type: int, list[list[float]], Lock
-        self.rows: dict[str, Any] = {}
+        self.rows: list[Any] = []  # of each model, as they are stored: differences of all at once cost less
         self.chosen: list[int] = []
         if len(shape) == 2 and min(shape) > 1:
             height, self.width = shape
@@ -167,24 +165,34 @@ class _Open:
             self.missing -= count
             return self.missing == 0
 
-    def sample(self, what: str, place: "Place", model: "torch.Tensor", base: "torch.Tensor") -> None:
-        """Take the difference of what of the chosen rows lies in this piece."""
-        import torch
+    def sample(self, place: "Place", models: Sequence[Any]) -> None:
+        """Copy what of the chosen rows lies in this piece of base, instruct and trained."""
+        import numpy as np
 
         if not self.chosen:
             return
         end = place.first + place.count
         low = bisect_left(self.chosen, place.first // self.width)
         high = bisect_left(self.chosen, -(-end // self.width))
-        if low < high and what not in self.rows:
+        if low < high and not self.rows:
             with self.lock:
-                self.rows.setdefault(what, torch.zeros(len(self.chosen), self.window))
+                self.rows = self.rows or [np.zeros((len(self.chosen), self.window), x.dtype) for x in models]
         for number in range(low, high):
             start = self.chosen[number] * self.width + self.left
             first, last = max(start, place.first), min(start + self.window, end)
             if first < last:
-                inside = slice(first - place.first, last - place.first)
-                self.rows[what][number, first - start : last - start] = model[inside].float() - base[inside].float()
+                for rows, model in zip(self.rows, models, strict=True):
+                    rows[number, first - start : last - start] = model[first - place.first : last - place.first]
+
+    def differences(self) -> "dict[str, torch.Tensor]":
+        """The chosen rows of delta and, where there is a trained model, of change, in fp32."""
+        import torch
+
+        if not self.rows:
+            return {}
+        half = self.rows[0].dtype.itemsize == 2
+        base, *others = (torch.from_numpy(x).view(torch.bfloat16 if half else torch.float32).float() for x in self.rows)
+        return {what: other - base for what, other in zip(("delta", "change"), others, strict=False)}
 
 
 def effective_rank(rows: "torch.Tensor") -> float | None:
