@@ -121,6 +121,7 @@ def naive(base: Path, out: Path, threads: int) -> None:
 
 def child(name: str, base: Path, out: Path, threads: int) -> None:
     """Run one of the ways and print its seconds; what has to be imported for it comes before the clock."""
+    import pandas  # noqa: F401  which pyarrow asks for when it writes a table
     import pyarrow.parquet  # noqa: F401
     import torch  # noqa: F401
     import transformers.conversion_mapping  # noqa: F401
