@@ -11,7 +11,7 @@ VERSION = 1
 CHOICE = Choice(field="method", package="toolkit.merging.methods")
 WARM = (
     "torch", "tokenizers", "transformers.modeling_utils", "transformers.models.auto.modeling_auto",
-    "toolkit.merging.compiled", "pandas",
+    "toolkit.merging.compiled",
 )  # fmt: skip
 
 

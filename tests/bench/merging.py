@@ -10,6 +10,7 @@ result.
 """
 
 import argparse
+import importlib
 import json
 import multiprocessing
 import os
@@ -121,13 +122,13 @@ def naive(base: Path, out: Path, threads: int) -> None:
 
 def child(name: str, base: Path, out: Path, threads: int) -> None:
     """Run one of the ways and print its seconds; what has to be imported for it comes before the clock."""
-    import pandas  # noqa: F401  which pyarrow asks for when it writes a table
-    import pyarrow.parquet  # noqa: F401
-    import torch  # noqa: F401
-    import transformers.conversion_mapping  # noqa: F401
-    from transformers import AutoModelForCausalLM, LlamaForCausalLM  # noqa: F401
+    if name in ("merge", "report"):
+        from jobs.merge import WARM
 
-    import toolkit.merging.compiled  # noqa: F401  compiled in the worker, before its stages
+        for module in WARM:
+            importlib.import_module(module)
+    elif name == "naive":
+        from transformers import AutoModelForCausalLM, LlamaForCausalLM  # noqa: F401
 
     start = time.perf_counter()
     if name == "copy":

@@ -8,6 +8,7 @@ Sums over pieces are exact, so that neither threads nor the order of work change
 they agree to six digits and more.
 """
 
+import json
 import math
 import re
 from bisect import bisect_left
@@ -222,7 +223,11 @@ def save(rows: Iterable[Mapping[str, Any]], out: Path) -> None:
     """Write `weights.parquet`: a row for the whole, for each layer and each tensor."""
     import pyarrow as pa
     import pyarrow.parquet as pq
+    from pyarrow.json import read_json
 
-    found = [dict(row) for row in rows]
-    columns = list(dict.fromkeys(key for row in found for key in row))
-    pq.write_table(pa.table({key: [row.get(key) for row in found] for key in columns}), out / FILE, compression="zstd")
+    def plain(row: Mapping[str, Any]) -> dict[str, Any]:
+        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+
+    # Hazard: for arrays of Python's numbers pyarrow imports pandas, which takes half a second and 60 MB; JSON it reads.
+    lines = "\n".join(json.dumps(plain(row)) for row in rows)
+    pq.write_table(read_json(pa.py_buffer(lines.encode())), out / FILE, compression="zstd")
