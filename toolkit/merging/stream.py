@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from threading import Event, Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from toolkit.checkpoints.tensors import BYTES, FLOATS, TORCH, Tensor, read_into
 from toolkit.merging.models import Source, source
@@ -43,22 +43,23 @@ class Place:
 class Room:
     """The buffers of one thread, as views of so many elements: a fp32 chunk for each model.
 
-    halves: the beginning of the same memory, as bf16. raw: what was read, or is to be written, by safetensors' word for
-    its type, and the same memory as bytes.
+    halves: the beginning of the same memory, as the bits of bf16. raw: what was read, or is to be written, by
+    safetensors' word for its type, and the same memory as bytes.
     """
 
     def __init__(self, buffers: "Sequence[torch.Tensor]", raw: "torch.Tensor", count: int) -> None:
         import torch
 
         self.chunks = [buffer[:count] for buffer in buffers]
-        self.halves = [buffer.view(torch.bfloat16)[:count] for buffer in buffers]
+        self.halves = [buffer.view(torch.uint16)[:count].numpy() for buffer in buffers]
         self.inside = [chunk.numpy().data.cast("B") for chunk in self.chunks]
         self.raw = {word: raw[: count * BYTES[word]].view(getattr(torch, TORCH[word])) for word in FLOATS}
         self.bytes = {word: raw[: count * BYTES[word]].numpy().data for word in FLOATS}
 
 
-Work = Callable[[Place, "list[torch.Tensor]", Room], None]
-Combine = Callable[[Place, "list[torch.Tensor]"], "torch.Tensor"]
+Chunk = Any  # a flat tensor of fp32, or a numpy array of the bits of bf16 where a pass takes these
+Work = Callable[[Place, list[Chunk], Room], None]
+Combine = Callable[[Place, list[Chunk]], Chunk]
 
 
 def walk(
@@ -74,7 +75,7 @@ def walk(
     """Call `work(place, chunks, room)` for every piece of the tensors `names`, from several threads.
 
     chunks: flat fp32, one for each model in their order; they may be overwritten. halves: tensors that are bf16 in
-    every model, and whose chunks are. report: (elements done, of how many).
+    every model, and whose chunks are the bits of it, as numpy has no such type. report: (elements done, of how many).
 
     Raises:
         ValueError: a file ends inside a tensor; and whatever `work` raises.
@@ -205,7 +206,7 @@ def write(
 ) -> None:
     """`stream` for a method that looks at where it is: `combine(place, chunks)`.
 
-    halves: where all models and the output have bf16, rounded to nearest, it gets chunks of it and returns one.
+    halves: where all models and the output have bf16, rounded to nearest, it gets the bits of it and returns them.
     rounding, seed: to the type of the output.
     """
     like = {name: source(tensor) for name, tensor in next(iter(models.values())).items()}
@@ -218,18 +219,23 @@ def write(
             if tensor.dtype not in FLOATS:
                 _copy(tensor, name, output)
 
-        def work(place: Place, chunks: "list[torch.Tensor]", room: Room) -> None:
+        def work(place: Place, chunks: list[Chunk], room: Room) -> None:
             result = combine(place, chunks)
             output.put(place.name, place.first, _packed(result, place, output.dtype(place.name), rounding, seed, room))
 
         floats = [name for name, tensor in like.items() if tensor.dtype in FLOATS]
         written = {name for name in floats if output.dtype(name) == "BF16"} if rounding == "nearest" else set()
-        kept = {name for name in written if _all_halves(models, name)} if halves else set()
+        kept = all_halves(models, written) if halves else set()
         walk(models, floats, work, halves=kept, threads=threads, piece=piece, report=report)
 
 
-def _all_halves(models: Models, name: str) -> bool:
-    return all(run.tensor.dtype == "BF16" for tensors in models.values() for run in source(tensors[name]).runs)
+def all_halves(models: Models, names: Iterable[str]) -> set[str]:
+    """Those of the names whose tensors are bf16 in every model."""
+    return {
+        name
+        for name in names
+        if all(run.tensor.dtype == "BF16" for tensors in models.values() for run in source(tensors[name]).runs)
+    }
 
 
 def _copy(tensor: Source, name: str, output: Output) -> None:
@@ -241,7 +247,7 @@ def _copy(tensor: Source, name: str, output: Output) -> None:
         output.put(name, at, memoryview(data))
 
 
-def _packed(result: "torch.Tensor", place: Place, word: str, rounding: Rounding, seed: int, room: Room) -> memoryview:
+def _packed(result: Chunk, place: Place, word: str, rounding: Rounding, seed: int, room: Room) -> memoryview:
     """The bytes of a result in its type on disk.
 
     Hazard: looking at every value for one that is not finite takes longer than the merge; a sum of squares does not,
@@ -249,13 +255,12 @@ def _packed(result: "torch.Tensor", place: Place, word: str, rounding: Rounding,
     """
     import torch
 
-    if result.dtype is torch.bfloat16:
+    if not isinstance(result, torch.Tensor):
         from toolkit.merging.compiled import NOT_FINITE, largest
 
-        bits = result.view(torch.uint16).numpy()
-        if largest(bits) >= NOT_FINITE:
-            raise _not_finite(result, place, word)
-        return bits.data.cast("B")
+        if largest(result) >= NOT_FINITE:
+            raise _not_finite(torch.from_numpy(result).view(torch.bfloat16), place, word)
+        return memoryview(result.data.cast("B"))
     if rounding == "stochastic" and word in ("F16", "BF16"):
         bits = random_words(seed, place.name, place.first, place.count, "uint16")
         room.raw[word].copy_(stochastic(result, getattr(torch, TORCH[word]), bits))

@@ -11,8 +11,7 @@ they agree to six digits and more.
 import json
 import math
 import re
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-    from toolkit.merging.stream import Place
+    from toolkit.merging.stream import Chunk, Place
 
 WHAT = ("base", "instruct", "delta", "change")
 RATIOS = (("delta", "base"), ("change", "base"), ("change", "delta"))
@@ -32,13 +31,6 @@ SAMPLE, WINDOW = 64, 1024  # rows and neighbouring columns of a matrix whose eff
 FILE = "weights.parquet"
 
 
-def _plain(x: "torch.Tensor") -> Any:
-    """For compiled code: numpy has no bf16, but its bits."""
-    import torch
-
-    return x.numpy() if x.dtype is torch.float32 else x.view(torch.uint16).numpy()
-
-
 class Weights:
     """Sums of what was measured, by tensor. shapes: of all tensors. seed: chooses the rows of each sample.
 
@@ -46,29 +38,32 @@ class Weights:
     """
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> None:
-        from toolkit.merging.compiled import sums  # here, so that it is compiled before threads begin
+        from toolkit.merging import compiled  # noqa: F401 - compiled before threads begin
 
-        self.shapes, self.seed, self._sums = shapes, seed, sums
+        self.shapes, self.seed = shapes, seed
         self.sums: dict[str, dict[str, float]] = {}
         self.ranks: dict[str, dict[str, float]] = {}
         self._open: dict[str, _Open] = {}
         self._lock = Lock()
 
-    def measure(
-        self, place: "Place", base: "torch.Tensor", instruct: "torch.Tensor", trained: "torch.Tensor | None"
-    ) -> None:
-        """Measure a piece, flat, of fp32 or of bf16."""
-        tensor = self._tensor(place.name)
-        models = [_plain(x) for x in (base, instruct, trained) if x is not None]
-        found = self._sums(models[0], models[1], models[-1 if trained is not None else 0]).tolist()
-        tensor.sample(place, models)
-        if tensor.add(place.count, found if trained is not None else found[:6]):
+    def measure(self, place: "Place", base: "Chunk", instruct: "Chunk", trained: "Chunk | None") -> None:
+        """Measure a piece, flat, of fp32 or of the bits of bf16."""
+        import numpy as np
+
+        from toolkit.merging import compiled
+
+        many = 2 if trained is None else 3
+        b, i, t = (np.asarray(x) for x in (base, instruct, base if trained is None else trained))
+        tensor = self._tensor(place.name, many)
+        if tensor.rows is not None:
+            compiled.sample(tensor.rows, b, i, t, place.first, tensor.starts)
+        if tensor.add(place.count, compiled.sums(b, i, t).tolist()[: 3 * many]):
             self._close(place.name, tensor)
 
-    def _tensor(self, name: str) -> "_Open":
+    def _tensor(self, name: str, models: int) -> "_Open":
         with self._lock:
             if name not in self._open:
-                self._open[name] = _Open(name, self.shapes[name], self.seed)
+                self._open[name] = _Open(name, self.shapes[name], models, self.seed)
             return self._open[name]
 
     def _close(self, name: str, tensor: "_Open") -> None:
@@ -126,38 +121,40 @@ def compare(folders: Mapping[str, Path], threads: int) -> Weights:
     """
     from toolkit.merging.models import pair
     from toolkit.merging.statistics import floats
-    from toolkit.merging.stream import Room, walk
+    from toolkit.merging.stream import Room, all_halves, walk
 
     tensors = pair(
         {role: folders[role] for role in ("base", "instruct", "trained") if role in folders}, base="base"
     ).tensors
     sizes = Weights({name: tensor.shape for name, tensor in tensors["base"].items()})
 
-    def work(place: "Place", chunks: "list[torch.Tensor]", room: Room) -> None:
+    def work(place: "Place", chunks: "list[Chunk]", room: Room) -> None:
         base, instruct, *trained = chunks
         sizes.measure(place, base, instruct, trained[0] if trained else None)
 
-    walk(tensors, floats(tensors), work, threads=threads)
+    names = floats(tensors)
+    walk(tensors, names, work, halves=all_halves(tensors, names), threads=threads)
     return sizes
 
 
 class _Open:
     """A tensor that is being measured: the sums of its pieces, and some rows of its differences if it is a matrix."""
 
-    def __init__(self, name: str, shape: tuple[int, ...], seed: int) -> None:
+    def __init__(self, name: str, shape: tuple[int, ...], models: int, seed: int) -> None:
         import numpy as np
 
         from toolkit.merging.rounding import random_words
 
         self.missing, self.pieces, self.lock = math.prod(shape), [], Lock()  # type: int, list[list[float]], Lock
-        self.rows: list[Any] = []  # of each model, as they are stored: differences of all at once cost less
-        self.chosen: list[int] = []
+        self.rows: Any = None  # [models, rows, columns] in fp32
         if len(shape) == 2 and min(shape) > 1:
-            height, self.width = shape
-            draw = random_words(seed, f"sample of {name}", 0, height + 1, "uint32")
-            self.chosen = np.sort(np.argsort(draw[:height], kind="stable")[:SAMPLE]).tolist()
-            self.window = min(self.width, WINDOW)
-            self.left = int(draw[height]) % (self.width - self.window + 1)
+            height, width = shape
+            draw = random_words(seed, f"sample of {name}", 0, height + 1, "uint32").astype(np.uint64)
+            count, window = min(height, SAMPLE), min(width, WINDOW)
+            keys = (draw[:height] << np.uint64(32)) + np.arange(height, dtype=np.uint64)  # so that no two are equal
+            chosen = np.sort(np.partition(keys, count - 1)[:count] & np.uint64(0xFFFFFFFF)).astype(np.int64)
+            self.starts = chosen * width + int(draw[height]) % (width - window + 1)
+            self.rows = np.empty((models, count, window), np.float32)
 
     def add(self, count: int, sums: list[float]) -> bool:
         """The sums of a piece; whether it was the last one."""
@@ -166,38 +163,18 @@ class _Open:
             self.missing -= count
             return self.missing == 0
 
-    def sample(self, place: "Place", models: Sequence[Any]) -> None:
-        """Copy what of the chosen rows lies in this piece of base, instruct and trained."""
-        import numpy as np
-
-        if not self.chosen:
-            return
-        end = place.first + place.count
-        low = bisect_left(self.chosen, place.first // self.width)
-        high = bisect_left(self.chosen, -(-end // self.width))
-        if low < high and not self.rows:
-            with self.lock:
-                self.rows = self.rows or [np.zeros((len(self.chosen), self.window), x.dtype) for x in models]
-        for number in range(low, high):
-            start = self.chosen[number] * self.width + self.left
-            first, last = max(start, place.first), min(start + self.window, end)
-            if first < last:
-                for rows, model in zip(self.rows, models, strict=True):
-                    rows[number, first - start : last - start] = model[first - place.first : last - place.first]
-
     def differences(self) -> "dict[str, torch.Tensor]":
-        """The chosen rows of delta and, where there is a trained model, of change, in fp32."""
+        """The chosen rows of delta and, where there is a trained model, of change."""
         import torch
 
-        if not self.rows:
+        if self.rows is None:
             return {}
-        half = self.rows[0].dtype.itemsize == 2
-        base, *others = (torch.from_numpy(x).view(torch.bfloat16 if half else torch.float32).float() for x in self.rows)
+        base, *others = torch.from_numpy(self.rows)
         return {what: other - base for what, other in zip(("delta", "change"), others, strict=False)}
 
 
 def effective_rank(rows: "torch.Tensor") -> float | None:
-    """exp of the entropy of the singular values, each as a share of their sum; None for zeros.
+    """exp of the entropy of the singular values, each as a share of their sum; None for zeros and what is not finite.
 
     Singular values are square roots of the eigenvalues of rows x rows^T in float64: those below 1e-7 of the largest are
     taken as 0. O. Roy, M. Vetterli, "The effective rank", EUSIPCO 2007.
@@ -205,9 +182,10 @@ def effective_rank(rows: "torch.Tensor") -> float | None:
     import torch
 
     rows = rows.double()
-    squares = torch.linalg.eigvalsh(rows @ rows.T if rows.shape[0] <= rows.shape[1] else rows.T @ rows)
-    if not float(squares[-1]) > 0:
+    products = rows @ rows.T if rows.shape[0] <= rows.shape[1] else rows.T @ rows
+    if not 0 < float(products.trace()) < math.inf:  # the sum of all squares
         return None
+    squares = torch.linalg.eigvalsh(products)
     values = squares[squares > 1e-14 * squares[-1]].sqrt()
     shares = values / values.sum()
     return float(torch.exp(-(shares * shares.log()).sum()))

@@ -36,11 +36,11 @@ def test_six_digits_against_numpy(tmp_path: Path) -> None:
         stored[role] = {name: tensor.double().numpy() for name, tensor in tensors.items()}
         models[role] = {name: source(tensor) for name, tensor in read_folder(tmp_path / role).items()}
     found = []
-    for threads in (1, 3):
+    for threads, halves in ((1, ()), (3, list(shapes)), (2, ["model.layers.0.w"])):
         sizes = Weights(shapes)
-        walk(models, list(shapes), lambda p, c, r: sizes.measure(p, c[0], c[1], c[2]), threads=threads)
+        walk(models, list(shapes), lambda p, c, r: sizes.measure(p, *c), halves=halves, threads=threads)
         found.append(list(sizes.rows()))
-    assert found[0] == found[1]  # not only to six digits
+    assert found[0] == found[1] == found[2]  # not only to six digits
     for row in found[0]:
         names = [n for n in shapes if row["part"] == "whole" or row["name"] in (n, layer(n))]
         b, i, t = (np.concatenate([stored[role][n].ravel() for n in names]) for role in ("base", "instruct", "trained"))
@@ -51,6 +51,9 @@ def test_six_digits_against_numpy(tmp_path: Path) -> None:
         assert row["cosine"] == pytest.approx(cosine, abs=1e-6)
         assert row["change_over_delta_abs"] == pytest.approx(np.abs(t - b).mean() / np.abs(i - b).mean(), rel=1e-6)
         assert row["elements"] == len(b)
+        if row["name"] == "model.layers.1.w":  # all of it is its sample
+            assert row["delta_effective_rank"] == pytest.approx(effective_rank(torch.from_numpy(i - b).view(64, 64)))
+            assert row["change_effective_rank"] == pytest.approx(effective_rank(torch.from_numpy(t - b).view(64, 64)))
     assert [row["name"] for row in found[0] if row["part"] == "layer"] == ["layer 0", "layer 1", "outside"]
 
 
@@ -70,7 +73,8 @@ def test_what_is_not_finite_is_not_lost() -> None:
 def test_effective_rank_where_it_is_known() -> None:
     assert effective_rank(torch.eye(16, 100)) == pytest.approx(16)
     assert effective_rank(torch.ones(64, 32)) == pytest.approx(1)
-    assert effective_rank(torch.zeros(4, 4)) is None
+    for value in (0.0, math.nan, math.inf):
+        assert effective_rank(torch.full((4, 4), value)) is None
     values = torch.tensor([3.0, 1.0])
     entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
     assert effective_rank(torch.diag(values)) == pytest.approx(math.exp(entropy))

@@ -15,7 +15,7 @@ from toolkit.stage import Artifact, Context
 if TYPE_CHECKING:
     import torch
 
-    from toolkit.merging.stream import Place
+    from toolkit.merging.stream import Chunk, Place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ def run(spec: Spec, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
     scales = scale_of(tensors, spec.scale, spec.scales)
     sizes = Weights(shapes={name: tensor.shape for name, tensor in tensors.items()}, seed=spec.seed)
 
-    def combine(place: "Place", chunks: "list[torch.Tensor]") -> "torch.Tensor":
+    def combine(place: "Place", chunks: "list[Chunk]") -> "Chunk":
         trained, base, instruct = chunks
         if spec.weights:
             sizes.measure(place, base, instruct, trained)
@@ -78,17 +78,17 @@ def run(spec: Spec, inputs: Inputs, out: Path, ctx: Context) -> dict[str, Any]:
     return metrics
 
 
-def delta(trained: "torch.Tensor", base: "torch.Tensor", instruct: "torch.Tensor", scale: float) -> "torch.Tensor":
+def delta(trained: "Chunk", base: "Chunk", instruct: "Chunk", scale: float) -> "Chunk":
     """trained + scale x (instruct - base), in fp32 whatever the chunks are; they may be overwritten."""
     import torch
 
-    if trained.dtype is torch.bfloat16 and scale:
-        from toolkit.merging import compiled
+    if isinstance(trained, torch.Tensor):
+        return add(trained, instruct.sub_(base), scale)
+    from toolkit.merging import compiled
 
-        bits = [x.view(torch.uint16).numpy() for x in (trained, base, instruct)]
-        compiled.delta(bits[0], bits[1], bits[2], scale)
-        return trained
-    return add(trained, instruct.sub_(base), scale)
+    if scale:
+        compiled.delta(trained, base, instruct, scale)
+    return trained
 
 
 def add(trained: "torch.Tensor", difference: "torch.Tensor", scale: float) -> "torch.Tensor":
