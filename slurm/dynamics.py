@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from slurm.answers import Format, measured, names_of
-from slurm.terminal import DEFAULT_ROOT, Root, Sets, StudyPath, open_study, place_for, write_out
+from slurm.answers import Format, folders_of, measured, names_of
+from slurm.terminal import DEFAULT_ROOT, Opened, Root, Sets, StudyPath, open_study, place_for, write_out
 from toolkit import lookup
-from toolkit.plan import survey
+from toolkit.fingerprint import SHORT
+from toolkit.plan import CellState, survey
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 
 class Operation(StrEnum):
-    """What is asked; each is a function of `toolkit.analysis.dynamics` or `signals` with its formula."""
+    """What is asked; each is a function of `toolkit.analysis.dynamics`, `signals` or `merges` with its formula."""
 
     gain = "gain"
     average = "average"
@@ -32,16 +34,17 @@ class Operation(StrEnum):
     breaks = "breaks"
     ranks = "ranks"
     signals = "signals"
+    merges = "merges"
 
 
-ALONE = (Operation.formats, Operation.slopes, Operation.breaks, Operation.signals)  # need no base
+ALONE = (Operation.formats, Operation.slopes, Operation.breaks, Operation.signals, Operation.merges)  # need no base
 PAIRED = (Operation.average, Operation.relative, Operation.forgetting, Operation.transfer)
 USED = {  # the operations that an option means something for
     "--pairs": PAIRED,
     "--over": PAIRED,
     "--in-domain": (Operation.transfer,),
     "--by": tuple(o for o in Operation if o not in ALONE),
-    "--paper": tuple(o for o in Operation if o not in (Operation.formats, Operation.signals)),
+    "--paper": tuple(o for o in Operation if o not in (Operation.formats, Operation.signals, Operation.merges)),
 }
 
 
@@ -67,7 +70,7 @@ def dynamics(
     format_: Annotated[Format, typer.Option("--format", help="How to write it.")] = Format.markdown,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The file to write.")] = None,
 ) -> None:
-    """Gain, forgetting, transfer, sensitivity, trends and rank correlations of a study or of published tables.
+    """Gain, forgetting, transfer, sensitivity, trends, rank correlations and merges of a study or of published tables.
 
     Example: `tidemark dynamics STUDY average --paper amuro --pairs learned-in-tuning`
     """
@@ -77,8 +80,10 @@ def dynamics(
     given = {"--pairs": pairs, "--over": over, "--in-domain": in_domain, "--by": by or base, "--paper": paper}
     _refuse_idle(operation, given)
     opened = open_study(study, root, sets)
-    long = measured(opened, survey(opened.root, opened.study.name, opened.cells))
-    table = gaps.spread_gaps(pivot.choose(long, pivot.parse_where(where or [])))
+    states = survey(opened.root, opened.study.name, opened.cells)
+    table = gaps.spread_gaps(pivot.choose(measured(opened, states), pivot.parse_where(where or [])))
+    if operation is Operation.merges:
+        return _write(_merges(opened, states, table), format_, output)
     source = lookup.find("toolkit.analysis.published", paper, "source") if paper else None
     found = (by, base) if by and base else base_of(opened.cells, table)
     if found is None and operation not in ALONE:
@@ -102,6 +107,20 @@ def dynamics(
         own=_pairs(in_domain, groups) if in_domain else (),
     )
     _write(asked.answer(operation), format_, output)
+
+
+def _merges(opened: Opened, states: dict[str, CellState], table: "pa.Table") -> "pd.DataFrame":
+    """Of the cells that the table has rows of."""
+    from toolkit.analysis import merges
+
+    found = merges.kept(opened.cells, folders_of(opened, states), most=None)
+    for note in found.notes:
+        typer.echo(note, err=True)
+    asked = set(table["fingerprint"].to_pylist())
+    rows = [one for one in found.rows if one.cell.fingerprint[:SHORT] in asked]
+    if not rows:
+        raise ValueError("no merged model here has a score, with its items, that two or more of its parents have, too")
+    return merges.frame(rows)
 
 
 def _refuse_idle(operation: Operation, given: dict[str, str]) -> None:

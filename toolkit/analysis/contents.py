@@ -1,5 +1,5 @@
-"""What the report's page shows beside the table: scales and levels of guessing, findings, comparisons, dynamics,
-signals, weights, figures. Each of these is there where the study has what it needs."""
+"""What the report's page shows beside the table: scales and levels of guessing, findings, comparisons, merges,
+dynamics, signals, weights, figures. Each of these is there where the study has what it needs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from toolkit.analysis import guards, weights
+from toolkit.analysis import guards, merges, weights
 from toolkit.analysis.axis import scales
 from toolkit.analysis.bases import base_of
 from toolkit.analysis.charts import COLOURS, Chart, scatter, to_json
@@ -49,6 +49,7 @@ def contents(table: pa.Table, cells: Sequence[Cell], folders: Mapping[str, Path]
 
     over, base = checkpoint_axis(keys(table)), base_of(cells, table)
     compared = comparisons(pairs(cells, folders, base, over), folders)
+    merged = merges.kept(cells, folders)
     sizes = weights.measured(cells, folders)
     seeds, unpaired = seed_spreads(cells, folders)
     frame = to_frame(spread_gaps(table)) if (over or sizes) and table.num_rows <= ROWS else None
@@ -71,6 +72,9 @@ def contents(table: pa.Table, cells: Sequence[Cell], folders: Mapping[str, Path]
         "findings": findings(table, cells, folders),
         "compared": replace(compared, notes=[*compared.notes, *unpaired]),
         "seeds": seeds,
+        "merges": merges.listed(merged.rows),
+        "merge_notes": merged.notes,
+        "merges_left_out": merged.left_out,
         "base": base,
         "summaries": tables,
         "signals": listed,

@@ -36,7 +36,7 @@ from toolkit.study import Cell
 PAGE = Path(__file__).parent / "page"
 SCRIPTS = ("core.js", "draw.js", "explore.js", "items.js", "table.js", "start.js")
 TITLES = {
-    "overview": "Overview", "curves": "Curves", "heat": "Heat map", "comparisons": "Comparisons",
+    "overview": "Overview", "curves": "Curves", "heat": "Heat map", "comparisons": "Comparisons", "merges": "Merges",
     "dynamics": "Dynamics", "signals": "Signals", "weights": "Weights", "figures": "Figures", "items": "Items",
     "table": "Table", "losses": "Losses", "failures": "Failures", "provenance": "Provenance",
 }  # fmt: skip
@@ -113,7 +113,8 @@ def _present(table: pa.Table, shown: Mapping[str, Any], items: Any, failed: Any)
     return {
         "curves": bool(shown["page"]["over"]), "heat": table.num_rows > 0, "items": bool(items),
         "comparisons": bool(shown["compared"].rows or shown["compared"].notes or shown["seeds"]),
-        "dynamics": bool(shown["summaries"]), "signals": bool(shown["signals"].rows), "weights": bool(shown["weights"]),
+        "merges": bool(shown["merges"] or shown["merge_notes"]), "dynamics": bool(shown["summaries"]),
+        "signals": bool(shown["signals"].rows), "weights": bool(shown["weights"]),
         "failures": bool(failed),
         "figures": bool(shown["charts"]["figures"] or shown["figure_notes"]), "losses": bool(shown["charts"]["losses"]),
     }  # fmt: skip

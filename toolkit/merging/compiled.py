@@ -76,29 +76,6 @@ def sums(base: Any, instruct: Any, trained: Any) -> Any:
     return found
 
 
-@njit(nogil=True)  # type: ignore[untyped-decorator]
-def _fill(rows: Any, piece: Any, first: Any, starts: Any) -> None:
-    for number in range(rows.shape[0]):
-        ahead = starts[number] - first
-        for at in range(max(0, -ahead), min(rows.shape[1], piece.shape[0] - ahead)):
-            rows[number, at] = _wide(piece[ahead + at])
-
-
-_SAMPLE = [f"void(float32[:, :, ::1], {x}, {x}, {x}, int64, int64[::1])" for x in (_FLAT, _HALF)]
-
-
-@njit(_SAMPLE, nogil=True)  # type: ignore[untyped-decorator]
-def sample(rows: Any, base: Any, instruct: Any, trained: Any, first: Any, starts: Any) -> None:
-    """Into `rows` of each model, as fp32, what lies in these pieces of the rows that begin at the elements `starts`.
-
-    first: the pieces' first element. trained: not looked at where there are rows of two models only.
-    """
-    _fill(rows[0], base, first, starts)
-    _fill(rows[1], instruct, first, starts)
-    if rows.shape[0] > 2:
-        _fill(rows[2], trained, first, starts)
-
-
 @njit(f"void({_HALF}, {_HALF}, {_HALF}, float32)", nogil=True)  # type: ignore[untyped-decorator]
 def delta(trained: Any, base: Any, instruct: Any, scale: Any) -> None:
     """trained + scale x (instruct - base) of the bits of bf16, into `trained`: each operation rounded to fp32, the sum

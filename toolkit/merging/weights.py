@@ -11,7 +11,8 @@ they agree to six digits and more.
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -52,18 +53,17 @@ class Weights:
 
         from toolkit.merging import compiled
 
-        many = 2 if trained is None else 3
-        b, i, t = (np.asarray(x) for x in (base, instruct, base if trained is None else trained))
-        tensor = self._tensor(place.name, many)
-        if tensor.rows is not None:
-            compiled.sample(tensor.rows, b, i, t, place.first, tensor.starts)
-        if tensor.add(place.count, compiled.sums(b, i, t).tolist()[: 3 * many]):
+        models = [np.asarray(x) for x in (base, instruct, trained) if x is not None]
+        tensor = self._tensor(place.name)
+        tensor.sample(place, models)
+        found = compiled.sums(models[0], models[1], models[2 if len(models) > 2 else 0])
+        if tensor.add(place.count, found.tolist()[: 3 * len(models)]):
             self._close(place.name, tensor)
 
-    def _tensor(self, name: str, models: int) -> "_Open":
+    def _tensor(self, name: str) -> "_Open":
         with self._lock:
             if name not in self._open:
-                self._open[name] = _Open(name, self.shapes[name], models, self.seed)
+                self._open[name] = _Open(name, self.shapes[name], self.seed)
             return self._open[name]
 
     def _close(self, name: str, tensor: "_Open") -> None:
@@ -140,21 +140,22 @@ def compare(folders: Mapping[str, Path], threads: int) -> Weights:
 class _Open:
     """A tensor that is being measured: the sums of its pieces, and some rows of its differences if it is a matrix."""
 
-    def __init__(self, name: str, shape: tuple[int, ...], models: int, seed: int) -> None:
+    def __init__(self, name: str, shape: tuple[int, ...], seed: int) -> None:
         import numpy as np
 
         from toolkit.merging.rounding import random_words
 
         self.missing, self.pieces, self.lock = math.prod(shape), [], Lock()  # type: int, list[list[float]], Lock
-        self.rows: Any = None  # [models, rows, columns] in fp32
+        self.starts: list[int] = []  # the first elements of the chosen rows
+        self.rows: list[Any] = []  # of each model, as they are stored: differences of all at once cost less
         if len(shape) == 2 and min(shape) > 1:
             height, width = shape
             draw = random_words(seed, f"sample of {name}", 0, height + 1, "uint32").astype(np.uint64)
-            count, window = min(height, SAMPLE), min(width, WINDOW)
+            count, self.window = min(height, SAMPLE), min(width, WINDOW)
             keys = (draw[:height] << np.uint64(32)) + np.arange(height, dtype=np.uint64)  # so that no two are equal
-            chosen = np.sort(np.partition(keys, count - 1)[:count] & np.uint64(0xFFFFFFFF)).astype(np.int64)
-            self.starts = chosen * width + int(draw[height]) % (width - window + 1)
-            self.rows = np.empty((models, count, window), np.float32)
+            chosen = np.sort(np.partition(keys, count - 1)[:count] & np.uint64(0xFFFFFFFF))
+            left = int(draw[height]) % (width - self.window + 1)
+            self.starts = [row * width + left for row in chosen.tolist()]
 
     def add(self, count: int, sums: list[float]) -> bool:
         """The sums of a piece; whether it was the last one."""
@@ -163,13 +164,32 @@ class _Open:
             self.missing -= count
             return self.missing == 0
 
+    def sample(self, place: "Place", models: Sequence[Any]) -> None:
+        """Copy what of the chosen rows lies in this piece of base, instruct and trained."""
+        import numpy as np
+
+        if not self.starts:
+            return
+        end = place.first + place.count
+        low = bisect_right(self.starts, place.first - self.window)
+        high = bisect_left(self.starts, end)
+        if low < high and not self.rows:
+            with self.lock:
+                self.rows = self.rows or [np.empty((len(self.starts), self.window), x.dtype) for x in models]
+        for number in range(low, high):
+            start = self.starts[number]
+            first, last = max(start, place.first), min(start + self.window, end)
+            for rows, model in zip(self.rows, models, strict=True):
+                rows[number, first - start : last - start] = model[first - place.first : last - place.first]
+
     def differences(self) -> "dict[str, torch.Tensor]":
-        """The chosen rows of delta and, where there is a trained model, of change."""
+        """The chosen rows of delta and, where there is a trained model, of change, in fp32."""
         import torch
 
-        if self.rows is None:
+        if not self.rows:
             return {}
-        base, *others = torch.from_numpy(self.rows)
+        half = self.rows[0].dtype.itemsize == 2
+        base, *others = (torch.from_numpy(x).view(torch.bfloat16 if half else torch.float32).float() for x in self.rows)
         return {what: other - base for what, other in zip(("delta", "change"), others, strict=False)}
 
 
@@ -201,11 +221,12 @@ def save(rows: Iterable[Mapping[str, Any]], out: Path) -> None:
     """Write `weights.parquet`: a row for the whole, for each layer and each tensor."""
     import pyarrow as pa
     import pyarrow.parquet as pq
-    from pyarrow.json import read_json
+    from pyarrow.json import ReadOptions, read_json
 
     def plain(row: Mapping[str, Any]) -> dict[str, Any]:
         return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
 
     # Hazard: for arrays of Python's numbers pyarrow imports pandas, which takes half a second and 60 MB; JSON it reads.
     lines = "\n".join(json.dumps(plain(row)) for row in rows)
-    pq.write_table(read_json(pa.py_buffer(lines.encode())), out / FILE, compression="zstd")
+    table = read_json(pa.py_buffer(lines.encode()), read_options=ReadOptions(use_threads=False))
+    pq.write_table(table, out / FILE, compression="zstd")

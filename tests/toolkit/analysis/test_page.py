@@ -99,8 +99,8 @@ def texts(tab: Browser, selector: str) -> list[str]:
 def test_every_section_opens_without_errors_or_requests(tab: Browser, page: Path) -> None:
     sections = tab.run("[...document.querySelectorAll('nav a')].map((a) => a.hash.slice(1))")
     assert sections == [
-        "overview", "curves", "heat", "comparisons", "dynamics", "signals", "weights", "items", "table", "losses", "failures",
-        "provenance",
+        "overview", "curves", "heat", "comparisons", "merges", "dynamics", "signals", "weights", "items", "table", "losses",
+        "failures", "provenance",
     ]  # fmt: skip
     for section in sections:
         tab.run(f"document.querySelector('nav a[href=\"#{section}\"]').click()")
