@@ -88,7 +88,10 @@ def kept(cells: Sequence[Cell], folders: Mapping[str, Path], most: int | None = 
             return _adjusted(rows, len(sets) - done, notes)
         tables = [read(folders[one.fingerprint]) for one in asked_]
         spent += sum(len(table) for table in tables)
-        for task, parts in items.parts(tables).items():
+        asked_of = items.parts(tables)
+        if "predictions" in asked_[0].inputs and len(asked_of) > 1:  # as in its rows: over all items, then by task
+            asked_of = {"all": tables, **asked_of}
+        for task, parts in asked_of.items():
             try:
                 rows.append(_kept(f"{score} · {task}", asked_[0], merged, parents, parts))
             except ValueError as error:
@@ -220,8 +223,8 @@ def said(rows: Sequence[Kept]) -> str:
         if ahead:
             shares = [(one.share, one.merged.name) for one in ahead if one.share]
             (least, _), (most, name) = min(shares), max(shares)
-            text += f"; the merge keeps {number(least[0])} to {number(most[0])} of the lead, most as {name} "
-            text += f"({with_interval(*most)})"
+            text += f"; the merge keeps {number(least[0])} to " if len(shares) > 1 else "; the merge keeps "
+            text += f"{with_interval(*most)} of the lead{f', most as {name}' if len(shares) > 1 else ''}"
         verdicts = Counter(one.verdict for one in members)
         told = [f"{verdicts[v]} {v}" for v in ("better", "worse", "not resolved", "same scores") if verdicts[v]]
         sentences.append(f"{text}. Against the better parent: {', '.join(told)}.")

@@ -59,8 +59,9 @@ def test_a_share_that_is_known(tmp_path: Path) -> None:
     assert alike.p_holm == pytest.approx(2 * min(told.against.p, alike.against.p)) or alike.p_holm >= alike.against.p
     first, second = listed([told, alike])
     assert first.rows[0][6].startswith("0.500 [") and second.rows[0][6] == "–"
-    assert first.about.startswith(
-        "merged: instruct leads in 1 of 1; the merge keeps 0.500 to 0.500 of the lead, most as merged"
+    assert first.about == (
+        f"merged: instruct leads in 1 of 1; the merge keeps {first.rows[0][6]} of the lead. "
+        "Against the better parent: 1 worse."
     )
     assert "the parents cannot be told apart in any of 1. Against the better parent: 1 better." in second.about
     assert frame([told, alike])["share"].isna().tolist() == [False, True]
@@ -87,13 +88,16 @@ def test_by_predictions_and_only_where_the_parents_have_the_score(tmp_path: Path
     for cell in (made["instruct"], made["trained"], other):
         answers = study.add("answers", "generate", DONE, coords={"model": cell.stage}, inputs={"model": cell})
         quality = study.add("quality", "evaluate", DONE, coords={"model": cell.stage}, inputs={"predictions": answers})
-        study.commit(quality, items=items({"instruct": 70, "trained": 5}.get(cell.stage, 70)))
+        answered = items({"instruct": 70, "trained": 5}.get(cell.stage, 70)) | {"task": ["a"] * 50 + ["b"] * 50}
+        study.commit(quality, items=answered)
         assert asked(quality) is cell and asked(answers) is None
     evaluate(study, made["merged"], items(50))
     evaluate(study, made["instruct"], items(50))  # and trained was not asked
-    (told,) = kept(study.cells, study.folders).rows
-    assert told.merged is other and told.share is not None and told.share[0] == pytest.approx(1)
-    assert told.verdict == "same scores"
+    told = kept(study.cells, study.folders).rows
+    assert [one.score for one in told] == [f"quality · {task} · correct" for task in ("all", "a", "b")]
+    assert [one.against.n for one in told] == [100, 50, 50]
+    assert told[0].merged is other and told[0].share is not None and told[0].share[0] == pytest.approx(1)
+    assert told[0].verdict == "same scores"
     nothing = kept(study.cells, study.folders, most=0)
     assert (nothing.rows, nothing.left_out) == ([], 1) and ITEMS > 0
 
