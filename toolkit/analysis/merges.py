@@ -83,17 +83,17 @@ def kept(cells: Sequence[Cell], folders: Mapping[str, Path], most: int | None = 
     rows: list[Kept] = []
     notes: dict[str, None] = {}
     spent = 0
-    for done, (score, merged, parents, asked_) in enumerate(sets):
+    for done, (score, merged, parents, measured) in enumerate(sets):
         if most is not None and spent >= most:
             return _adjusted(rows, len(sets) - done, notes)
-        tables = [read(folders[one.fingerprint]) for one in asked_]
+        tables = [read(folders[one.fingerprint]) for one in measured]
         spent += sum(len(table) for table in tables)
-        asked_of = items.parts(tables)
-        if "predictions" in asked_[0].inputs and len(asked_of) > 1:  # as in its rows: over all items, then by task
-            asked_of = {"all": tables, **asked_of}
-        for task, parts in asked_of.items():
+        tasks = items.parts(tables)
+        if "predictions" in measured[0].inputs and len(tasks) > 1:  # as in its rows: over all items, then by task
+            tasks = {"all": tables, **tasks}
+        for task, parts in tasks.items():
             try:
-                rows.append(_kept(f"{score} · {task}", asked_[0], merged, parents, parts))
+                rows.append(_kept(f"{score} · {task}", measured[0], merged, parents, parts))
             except ValueError as error:
                 notes[f"{score} of {merged.name}, {task}: {error}"] = None
     return _adjusted(rows, 0, notes)
