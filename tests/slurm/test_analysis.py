@@ -1,5 +1,6 @@
 """compare, check, figure, and published results next to one's own, on a study of predictions that were scored here."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -381,7 +382,6 @@ def test_a_table_has_ones_own_rows_beside_the_papers(tmp_path: Path) -> None:
 @pytest.mark.skipif(not AMURO.is_dir(), reason="the released tables are not here")
 def test_dynamics_of_published_tables(tmp_path: Path) -> None:
     """Table 6 and the cross-task means from the command line, with the places that were not run."""
-    import csv
     import io
 
     study = tmp_path / "paper.yaml"
@@ -429,3 +429,42 @@ def test_dynamics_of_published_tables(tmp_path: Path) -> None:
         (("average", "--paper", "amuro", "--pairs", "in-domain", "--over", "trian"), "unknown column 'trian'; did you"),
     ):
         assert told in str(tidemark("dynamics", study, *words, "--root", tmp_path).exception)
+
+
+MERGES = """name: merges
+stages:
+  instruct: {path: instruct}
+  trained: {path: trained}
+  merged: {job: merge, inputs: {first: instruct, second: trained}, spec: {method: linear}, axes: {seed: [0, 1]}}
+  scores: {job: evaluate, inputs: {model: [instruct, trained, merged]}, spec: {tasks: [piqa]}}
+"""
+
+
+def test_dynamics_of_merges(tmp_path: Path) -> None:
+    """Of a study that is there but for one merge; `--where` chooses, and a study without merges is told so."""
+    (tmp_path / "study.yaml").write_text(MERGES)
+    for name in ("instruct", "trained"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(f'{{"model_type": "{name}"}}')
+    root, right = tmp_path / "root", {"instruct": 50, "trained": 10, "merged": 40}
+    for cell in cells_of(root, study_file.load(tmp_path / "study.yaml")):
+        if cell.job == "folder":
+            adopt(root, path=tmp_path / cell.stage, label=cell.label)
+        elif cell.coords.get("seed") != 1:
+            out = root / "work" / cell.fingerprint[:12]
+            out.mkdir(parents=True)
+            if cell.job == "evaluate":
+                hits = [i < right[str(cell.coords["model"])] for i in range(N)]
+                asked = {"task": ["piqa"] * N, "filter": ["none"] * N, "doc_id": list(range(N)), "gold": ["0"] * N}
+                pq.write_table(pa.table({**asked, "correct": hits}), out / "items.parquet")
+                row = {"task": ["piqa"], "metric": ["acc"], "value": [sum(hits) / N], "stderr": [0.05], "n": [N]}
+                pq.write_table(pa.table(row), out / "rows.parquet")
+            made: dict[str, Any] = {"spec": cell.spec, "inputs": {}, "metrics": {}, "provenance": {}}
+            record.commit(root, job=cell.job, label=cell.label, fingerprint=cell.fingerprint, out=out, record=made)
+    words = ("dynamics", tmp_path / "study.yaml", "merges", "--root", root)
+    done = tidemark(*words, "--format", "csv")
+    (row,) = csv.DictReader(done.stdout.splitlines())
+    assert (row["merged"], row["better"], row["weakest"]) == ("merged[seed=0]", "instruct", "trained")
+    assert (float(row["share"]), row["verdict"]) == (pytest.approx(0.75), "worse")
+    told = str(tidemark(*words, "--where", "model=instruct").exception)
+    assert "no merged model here has a score, with its items, that two or more of its parents have, too" in told
