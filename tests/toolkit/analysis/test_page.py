@@ -334,18 +334,15 @@ def test_the_theme_follows_the_system_and_the_button(tab: Browser) -> None:
     show(tab, "curves")
     drawn(tab, "curves-0")
 
-    def colours() -> tuple[str, str]:
-        text = "document.querySelector('#curves-0 .xtick text')"
-        tab.wait(f"{text} !== null")
-        return tab.run("getComputedStyle(document.body).backgroundColor"), tab.run(f"getComputedStyle({text}).fill")
-
-    light = colours()
+    page = "getComputedStyle(document.body).backgroundColor"
+    text = "document.querySelector('#curves-0 .xtick text')"  # away while the figure is drawn anew
+    ink = f"{text} && getComputedStyle({text}).fill"
+    tab.wait(f"{text} !== null")
+    light = tab.run(page), tab.run(ink)
     tab.set_dark(True)
-    tab.wait(f"getComputedStyle(document.body).backgroundColor !== '{light[0]}'")
-    dark = colours()
-    assert dark[0] == "rgb(18, 23, 28)" and light[1] != dark[1]
+    tab.wait(f"{page} === 'rgb(18, 23, 28)' && {ink} !== '{light[1]}'")
     tab.run("document.getElementById('theme').click()")
-    assert colours() == light
+    tab.wait(f"{page} === '{light[0]}' && ({ink}) === '{light[1]}'")
     tab.run("localStorage.clear()")
 
 
