@@ -56,9 +56,7 @@ def test_a_share_that_is_known(tmp_path: Path) -> None:
     assert told.share[1:] == pytest.approx(tuple(wanted), abs=0.02)
     assert told.against.difference == pytest.approx(-0.3) and told.verdict == "worse"
     assert alike.share is None and alike.verdict == "better" and alike.against.difference == pytest.approx(0.5)
-    low, high = sorted(
-        (told, alike), key=lambda one: one.against.p
-    )  # Holm: twice the least, and the other not below it
+    low, high = sorted((told, alike), key=lambda one: one.against.p)  # Holm: twice the least, the other not below it
     assert low.p_holm == pytest.approx(2 * low.against.p)
     assert high.p_holm == pytest.approx(max(2 * low.against.p, high.against.p))
     first, second = listed([told, alike])
